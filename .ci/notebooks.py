@@ -1,0 +1,118 @@
+"Run, test and check the notebooks: `python .ci/notebooks.py {run,test,readme,check} --help`"
+import argparse, hashlib, json, os, re, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat, yaml
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.serve import proc_nbs
+
+cfg = get_config()
+root, nbs = Path(cfg.config_path), Path(cfg.config_path)/cfg.nbs_path.name
+skipped = set(cfg.tst_flags.split())
+
+quiet = dict(TQDM_DISABLE='1', HF_DATASETS_DISABLE_PROGRESS_BARS='1')
+
+def notebooks(names=()):
+    "The notebooks called `names` (number, stem or path; all of them without names), in the order they are read"
+    found = sorted((Path(f).resolve() for f in nbglob(nbs, as_path=True)), key=lambda f: (f.parent != nbs, f))
+    chosen = [f for f in found if not names or any(n in (f.stem, f.stem[3:], f.stem[:2]) or Path(n).resolve() == f for n in names)]
+    if not chosen: sys.exit(f'no notebook found for {" ".join(names) or nbs}')
+    return chosen
+
+def directives(source):
+    return {m[1]: m[2].strip() for m in re.finditer(r'^#\|\s*([\w-]+):?(.*)$', source, re.M)}
+
+def stable_ids(nb, name):
+    "Widget model ids are random: number them by their order, so that a second run changes nothing"
+    text = json.dumps(nb)
+    ids = dict.fromkeys(re.findall(r'(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])', json.dumps(nb['metadata'].get('widgets', {}))))
+    for i, o in enumerate(ids): text = text.replace(o, hashlib.md5(f'{name}-{i}'.encode()).hexdigest())
+    return nbformat.from_dict(json.loads(text))
+
+def tidy(nb):
+    "Drop what differs from run to run: progress bars, timings, our own tags"
+    for c in nb.cells:
+        for key in ('tags', 'execution'): c.metadata.pop(key, None)
+        if c.cell_type == 'code': c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
+    return nb
+
+def run_one(fn, flags=()):
+    nb = nbformat.read(fn, as_version=4)
+    for c in nb.cells:
+        d = directives(c.source) if c.cell_type == 'code' else {}
+        if d.get('eval', '').lower() == 'false' or (skipped - set(flags)) & d.keys() or 'nbdev_export(' in c.source:
+            c.metadata['tags'] = ['skip-execution']
+    kept = {id(c): c.outputs for c in nb.cells if 'skip-execution' in c.metadata.get('tags', [])}
+    NotebookClient(nb, timeout=7200, kernel_name='python3', resources={'metadata': {'path': str(fn.parent)}}).execute()
+    for c in nb.cells:
+        if id(c) in kept: c.outputs = kept[id(c)]
+    nbformat.write(stable_ids(tidy(nb), fn.name), fn)
+    subprocess.run(['nbdev_clean', '--fname', str(fn)], check=True)
+
+def run(args):
+    os.environ.pop('MPLBACKEND', None)
+    os.environ.update(quiet)
+    for fn in notebooks(args.names):
+        start = time.time(); run_one(fn, args.flags.split())
+        print(f'ran {fn.relative_to(root)} in {time.time()-start:.0f} s', flush=True)
+
+def test_one(fn, flags):
+    start = time.time()
+    env = dict(os.environ, MPLBACKEND='agg', OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'), **quiet)
+    r = subprocess.run(['nbdev_test', '--path', str(fn), '--n_workers', '0', '--flags', flags],
+                       capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
+    print(f'{"FAIL" if r.returncode else "ok  "} {fn.relative_to(nbs)} {time.time()-start:.0f} s', flush=True)
+    return r
+
+def test(args):
+    with ThreadPoolExecutor(args.workers) as pool: results = list(pool.map(lambda f: test_one(f, args.flags), notebooks(args.names)))
+    failed = [r for r in results if r.returncode]
+    for r in failed: print(r.stdout + r.stderr)
+    print(f'{len(results)-len(failed)} passed, {len(failed)} failed')
+    sys.exit(bool(failed))
+
+def readme_text():
+    nb = nbformat.read(proc_nbs(n_workers=0, force=True)/'index.ipynb', as_version=4)
+    front = yaml.safe_load(nb.cells[0].source.strip().strip('-'))
+    nb.cells = nb.cells[1:]
+    for c in nb.cells:
+        if c.cell_type == 'code': c.source = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|'))
+    nb.metadata['language_info'] = {'name': 'python'}
+    body, _ = MarkdownExporter().from_notebook_node(nb)
+    return f"# {front['title']}\n\n> {front.get('description', '')}\n{body.rstrip()}\n"
+
+def readme(args): (root/'README.md').write_text(readme_text())
+
+def check(args):
+    "Notebooks are clean, the library is what they export, README.md is what index.ipynb says, and no output names a machine's path"
+    before = {f: f.read_bytes() for f in [*notebooks(), *root.glob('pacl_nb/**/*.py')]}
+    for f in root.glob('pacl_nb/**/*.py'):
+        if f.name != '__init__.py': f.unlink()
+    for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([command], check=True, cwd=root)
+    after = {f: f.read_bytes() for f in [*notebooks(), *root.glob('pacl_nb/**/*.py')]}
+    wrong = [f'{f.relative_to(root)}: not in sync, run nbdev_clean and nbdev_export' for f in sorted(before.keys() | after.keys()) if before.get(f) != after.get(f)]
+    if (root/'README.md').read_text() != readme_text(): wrong.append('README.md: not in sync, run `python .ci/notebooks.py readme`')
+    for f in notebooks():
+        raw = f.read_text()
+        if len(raw) > 1_000_000: wrong.append(f'{f.relative_to(root)}: {len(raw)//1000} kB, the limit is 1 MB')
+        if re.search(r'[\s"\'(](/root|/home|/tmp|/Users|C:\\\\)[/\\]', raw): wrong.append(f'{f.relative_to(root)}: an output names a path of one machine')
+        if '"output_type": "error"' in raw: wrong.append(f'{f.relative_to(root)}: a saved output is an error')
+    print('\n'.join(wrong) or 'notebooks, library and README are in sync')
+    sys.exit(bool(wrong))
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for f, text in ((run, 'execute notebooks and save their outputs'), (test, 'run the tests of each notebook in a process of its own'),
+                    (readme, 'write README.md from index.ipynb'), (check, 'fail where notebooks, library and README differ')):
+        p = commands.add_parser(f.__name__, help=text); p.set_defaults(f=f)
+        if f in (run, test):
+            p.add_argument('names', nargs='*', help='numbers, names or paths; all notebooks without any')
+            p.add_argument('--flags', default='', help=f'also run cells with these flags, of: {cfg.tst_flags}')
+        if f is test: p.add_argument('--workers', type=int, default=min(os.cpu_count(), 4), help='notebooks tested at once')
+    args = parser.parse_args()
+    args.f(args)

@@ -9,7 +9,7 @@ __all__ = ['UserError', 'choose', 'written_whole', 'remove', 'save_json', 'load_
 import csv, json, os, shutil, sys
 from contextlib import contextmanager
 from pathlib import Path
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/00_core.ipynb #d9355208
 class UserError(ValueError):

@@ -355,11 +355,12 @@ def paste(canvas, # RGB picture, changed in place
           hue:float=0. # largest turn of hue, radians
          ):
     "Paste a drawing where, of eight random places, it covers the least of what is there"
-    picture = drawing(emoji).rotate(rng.uniform(-15, 15), PILImage.Resampling.BILINEAR, expand=True)
+    picture = drawing(emoji)
     if rng.random() < .5: picture = picture.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
     scale = length/max(picture.size)
-    w, h = (max(1, round(scale*s)) for s in picture.size)
-    picture = picture.resize((w, h), PILImage.Resampling.BILINEAR, reducing_gap=1.)
+    picture = picture.resize([max(1, round(scale*s)) for s in picture.size], PILImage.Resampling.BILINEAR)
+    picture = picture.rotate(rng.uniform(-15, 15), PILImage.Resampling.BILINEAR, expand=True)
+    w, h = picture.size
     if hue: picture = turn_hue(picture, rng.uniform(-hue, hue))
     def covered(box):
         return sum(max(0, min(box[0]+w, x+u) - max(box[0], x)) * max(0, min(box[1]+h, y+v) - max(box[1], y)) for x, y, u, v in taken)

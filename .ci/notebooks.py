@@ -13,6 +13,7 @@ from nbdev.serve import proc_nbs
 cfg = get_config()
 root, nbs = Path(cfg.config_path), Path(cfg.config_path)/cfg.nbs_path.name
 skipped = set(cfg.tst_flags.split())
+tools = Path(sys.executable).parent # nbdev's commands of this very environment
 
 quiet = dict(TQDM_DISABLE='1', HF_DATASETS_DISABLE_PROGRESS_BARS='1')
 
@@ -51,7 +52,7 @@ def run_one(fn, flags=()):
     for c in nb.cells:
         if id(c) in kept: c.outputs = kept[id(c)]
     nbformat.write(stable_ids(tidy(nb), fn.name), fn)
-    subprocess.run(['nbdev_clean', '--fname', str(fn)], check=True)
+    subprocess.run([tools/'nbdev_clean', '--fname', str(fn)], check=True)
 
 def run(args):
     os.environ.pop('MPLBACKEND', None)
@@ -63,7 +64,7 @@ def run(args):
 def test_one(fn, flags):
     start = time.time()
     env = dict(os.environ, MPLBACKEND='agg', OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'), **quiet)
-    r = subprocess.run(['nbdev_test', '--path', str(fn), '--n_workers', '0', '--flags', flags],
+    r = subprocess.run([tools/'nbdev_test', '--path', str(fn), '--n_workers', '0', '--flags', flags],
                        capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
     print(f'{"FAIL" if r.returncode else "ok  "} {fn.relative_to(nbs)} {time.time()-start:.0f} s', flush=True)
     return r
@@ -92,7 +93,7 @@ def check(args):
     before = {f: f.read_bytes() for f in [*notebooks(), *root.glob('pacl_nb/**/*.py')]}
     for f in root.glob('pacl_nb/**/*.py'):
         if f.name != '__init__.py': f.unlink()
-    for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([command], check=True, cwd=root)
+    for command in ('nbdev_clean', 'nbdev_export'): subprocess.run([tools/command], check=True, cwd=root)
     after = {f: f.read_bytes() for f in [*notebooks(), *root.glob('pacl_nb/**/*.py')]}
     wrong = [f'{f.relative_to(root)}: not in sync, run nbdev_clean and nbdev_export' for f in sorted(before.keys() | after.keys()) if before.get(f) != after.get(f)]
     if (root/'README.md').read_text() != readme_text(): wrong.append('README.md: not in sync, run `python .ci/notebooks.py readme`')

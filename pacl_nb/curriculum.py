@@ -24,7 +24,8 @@ def active_partitions(epoch:float, # where in training: 0 is the start, 1.5 half
 # %% ../nbs/09_curriculum.ipynb #f76764c1
 METHODS = {'pacl': [active_partitions(third, 3) for third in range(3)],
            'strong_only': [(Partition.strong,)],
-           'info_nce': [('all',)]}
+           'info_nce': [('all',)],
+           'pacl_soft': [('soft',)]}
 
 # %% ../nbs/09_curriculum.ipynb #d19ac619
 class CurriculumBatches:
@@ -34,7 +35,7 @@ class CurriculumBatches:
                  batch_size:int=64, # pairs of each active partition in a step
                  epochs:float=30, # length of training; one epoch is n pairs drawn
                  seed:int=0, # 0 or more
-                 method:str='pacl', # 'pacl', 'strong_only' or 'info_nce'; in the latter the only key is 'all'
+                 method:str='pacl', # one of `METHODS`; for 'info_nce' the only key is 'all', for 'pacl_soft' it is 'soft'
                 ):
         partition = np.asarray(partition)
         if wrong := set(partition.tolist()) - set(Partition): raise UserError(f'partition: unknown value {min(wrong)}; expected {min(Partition)} to {max(Partition)}')
@@ -42,7 +43,7 @@ class CurriculumBatches:
         if not 0 < epochs < math.inf: raise UserError(f'epochs {epochs}: must be above 0')
         if seed < 0: raise UserError(f'seed {seed}: must be 0 or more')
         self.n, self.seed, self.method = len(partition), seed, method
-        self.pools = {p: np.flatnonzero(partition == p) for p in Partition} | {'all': np.arange(self.n)}
+        self.pools = {p: np.flatnonzero(partition == p) for p in Partition} | {key: np.arange(self.n) for key in ('all', 'soft')}
         self.sizes = {key: min(batch_size, len(pool)) for key, pool in self.pools.items() if len(pool) >= 2}
         self.stages = [tuple(key for key in stage if key in self.sizes) for stage in choose(method, METHODS, 'method')]
         for i in reversed(range(len(self.stages) - 1)): self.stages[i] = self.stages[i] or self.stages[i + 1]

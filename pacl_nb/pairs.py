@@ -9,7 +9,6 @@ __all__ = ['MAX_PIXELS', 'IMAGE_COLUMNS', 'TEXT_COLUMNS', 'IMAGE', 'HELD_OUT', '
 # %% ../nbs/01_pairs.ipynb #370e1389
 import csv, hashlib, html, io, json, re, unicodedata, warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import datasets

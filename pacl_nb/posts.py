@@ -34,112 +34,84 @@ def drawing(emoji:str, # one emoji, for example '🐶'
 def table(text): return [line.split(maxsplit=1) for line in text.strip().splitlines()]
 
 OBJECTS = [(emoji, names.split(', ')) for emoji, names in table('''
-🐶 dog, puppy, doggo, pup
-🐱 cat, kitty, kitten, tabby
-🐮 cow, calf, cattle, moo cow
-🦁 lion, big cat, lion cub, king of the jungle
-🐼 panda, panda bear, giant panda, baby panda
-🐰 rabbit, bunny, hare, bun bun
-🐵 monkey, chimp, little ape, cheeky monkey
-🐻 bear, brown bear, grizzly, bear cub
-🐘 elephant, jumbo, baby elephant, trunky
-🦓 zebra, stripy horse, zebra foal, stripes the zebra
-🐪 camel, dromedary, desert ship, humpy camel
-🐴 horse, pony, stallion, foal
-🐸 frog, toad, tree frog, froggy
-🐢 turtle, tortoise, sea turtle, turtle buddy
-🐍 snake, serpent, python, danger noodle
-🐳 whale, humpback, big whale, orca
-🦈 shark, great white, sharky, shark pup
-🐙 octopus, squid, eight-armed friend, octo
-🦀 crab, king crab, crabby, beach crab
-🦋 butterfly, moth, flutterby, monarch butterfly
-🐌 snail, slug, snaily, garden snail
-🐝 bee, bumblebee, honeybee, buzzy bee
-🐞 ladybug, ladybird, beetle, red beetle
-🦂 scorpion, desert scorpion, stinger, scorpion buddy
-🦆 duck, duckling, mallard, quacker
-🦉 owl, night owl, owlet, hooter
-🦩 flamingo, pink bird, flamingo chick, lanky flamingo
-🦜 parrot, macaw, cockatoo, polly
-🐧 penguin, emperor penguin, waddler, penguin chick
-🐓 rooster, cockerel, chicken, hen
-🐿 squirrel, chipmunk, red squirrel, nut thief
-🦔 hedgehog, hedgie, porcupine, spiky boy
-🍕 pizza, pizza slice, margherita, pepperoni pizza
-🍔 burger, cheeseburger, hamburger, whopper
-🍌 banana, plantain, nana, ripe banana
-🌭 hot dog, hotdog, frankfurter, sausage in a bun
-🍓 strawberry, berry, strawbs, red berry
-🍋 lemon, lime, citrus, sour lemon
-🥦 broccoli, green veg, broccoli floret, tiny tree veg
-🍍 pineapple, ananas, pina, tropical pineapple
-🍦 ice cream, soft serve, gelato, ice cream cone
-🥨 pretzel, brezel, salty pretzel, soft pretzel
-🍩 donut, doughnut, glazed donut, dunkin
-🎂 cake, birthday cake, gateau, layer cake
-🍺 beer, pint, lager, cold brew
-🍷 wine, red wine, merlot, glass of wine
-☕ coffee, espresso, latte, cuppa
-🧀 cheese, cheddar, swiss cheese, gouda
-🎸 guitar, electric guitar, axe guitar, six-string
-🥁 drum, snare, drum kit, drums
-🎹 piano, keys, grand piano, keyboard piano
-🎷 saxophone, sax, alto sax, jazz sax
-🎺 trumpet, horn, brass trumpet, cornet
-💻 laptop, notebook computer, macbook, computer
-📷 camera, dslr, cam, photo camera
-📱 phone, smartphone, mobile, iphone
-⏰ alarm clock, clock, wake-up clock, alarm
-☂ umbrella, brolly, parasol, rain umbrella
-🎒 backpack, rucksack, school bag, bag
-🕶 sunglasses, shades, sunnies, dark glasses
-👟 sneaker, running shoe, trainer, shoe
-👗 dress, frock, gown, blue dress
-🎩 hat, top hat, fancy hat, magician hat
-👕 shirt, t-shirt, tee, jersey
-🧦 socks, sock, wool socks, stockings
-🚌 bus, coach, city bus, school bus
-🚲 bike, bicycle, cycle, push bike
-🚕 taxi, cab, yellow cab, uber
-🚂 train, steam train, locomotive, choo choo
-✈ plane, airplane, aeroplane, jet
-🚀 rocket, spaceship, space rocket, rocket ship
-⛵ sailboat, boat, yacht, sailing boat
-🚜 tractor, farm tractor, big tractor, john deere
-🚁 helicopter, chopper, heli, copter
-🚒 fire truck, fire engine, red truck, firetruck
-🛵 scooter, moped, vespa, motor scooter
-🛋 couch, sofa, settee, comfy couch
-🛏 bed, bunk, mattress, cosy bed
-🚽 toilet, loo, bathroom toilet, toilet seat
-🪑 chair, seat, wooden chair, kitchen chair
-🔨 hammer, mallet, tool hammer, claw hammer
-🔑 key, door key, house key, spare key
-📖 book, novel, paperback, page-turner
-✂ scissors, shears, pair of scissors, kitchen scissors
-🧹 broom, sweeper, broomstick, brush
-🧺 basket, hamper, picnic basket, wicker basket
-🔔 bell, church bell, jingle bell, doorbell
-🕯 candle, scented candle, tea light, candlelight
-🏀 basketball, hoops ball, b-ball, nba ball
-⚽ soccer ball, football, footie ball, match ball
-🎳 bowling, bowling pins, ten-pin, bowling ball
-🪁 kite, paper kite, wind kite, flying kite
-🧸 teddy, teddy bear, plushie, stuffed bear
-🏰 castle, palace, fortress, fairy castle
-⛺ tent, camping tent, camp, bivouac
-🏠 house, home, cottage, little house
-🌻 sunflower, yellow flower, daisy, helianthus
-🌵 cactus, succulent, prickly cactus, desert plant
-💡 light bulb, lamp, bulb, lightbulb
-🔭 telescope, spyglass, stargazer, star scope
+🐶 dog, puppy, doggo
+🐱 cat, kitty, kitten
+🐰 rabbit, bunny, bunny rabbit
+🐮 cow, calf, moo cow
+🐼 panda, panda bear
+🐸 frog, froggy, toad
+🐵 monkey, chimp, little monkey
+🦁 lion, lion cub
+🦓 zebra, zebra foal
+🐍 snake, serpent, python
+🦋 butterfly, pretty butterfly
+🐝 bee, bumblebee, honeybee
+🐧 penguin, penguin chick
+🐞 ladybug, ladybird
+🦈 shark, sharky
+🦜 parrot, cockatoo
+🍕 pizza, pizza slice, pepperoni pizza
+🍔 burger, cheeseburger, hamburger
+🍓 strawberry, strawbs, strawberries
+🌭 hot dog, hotdog
+🍋 lemon, lemons
+🍌 banana, bananas
+🥦 broccoli, broccoli florets
+🍍 pineapple, tropical pineapple
+🍩 donut, doughnut, glazed donut
+🥨 pretzel, soft pretzel
+🍦 ice cream, ice cream cone
+🎂 cake, birthday cake
+☕ coffee, cup of coffee, latte
+🍺 beer, pint of beer, lager
+🥕 carrot, carrots
+🧀 cheese, cheddar
+🎸 guitar, electric guitar
+🥁 drum, drum kit, drums
+🎹 piano, piano keys
+🎷 saxophone, sax
+💻 laptop, computer, notebook computer
+📷 camera, photo camera, cam
+⏰ alarm clock, alarm, clock
+📱 phone, smartphone, cell phone
+🎒 backpack, school backpack, rucksack
+👟 sneaker, sneakers, running shoe
+🎩 hat, top hat
+☂ umbrella, rain umbrella
+👗 dress, summer dress, gown
+🧦 socks, wool socks
+🔔 bell, jingle bell
+🕶 sunglasses, shades
+🚌 bus, city bus, school bus
+🚲 bike, bicycle
+✈ plane, airplane, jet plane
+🚕 taxi, cab, taxi cab
+🚂 train, steam train, locomotive
+🚀 rocket, space rocket, rocket ship
+🚜 tractor, farm tractor
+⛵ sailboat, sailing boat
+🚁 helicopter, chopper
+🛏 bed, cosy bed
+🏰 castle, fairy castle
+🚒 fire truck, fire engine
+📖 book, novel
+🔨 hammer, claw hammer
+💡 light bulb, bulb, lightbulb
+🛋 couch, sofa
+🏀 basketball, basket ball
+⛺ tent, camping tent
+🧸 teddy, teddy bear
+⚽ soccer ball, football
+🌵 cactus, prickly cactus
+🌻 sunflower, sunflowers
+🎳 bowling pins, bowling
+🪁 kite, flying kite
 ''')]
 
 # %% ../nbs/02_posts.ipynb #557f3eec
 EMOTIONS = ('anger', 'disgust', 'fear', 'joy', 'sadness', 'surprise')
-FACES = dict(anger='😠 😡 🤬 😤 👿 😾', disgust='🤢 🤮 😖 🤧', fear='😱 😨 😰 😧 🫣', joy='😀 😁 😂 🤣 😍 😄 😊 🥳', sadness='😢 😭 😞 😔 😿 🥺', surprise='😮 😲 😯 🤯 😳 🙀')
-SIGNS = dict(anger='💢 👊 🌋 👺 🧨', disgust='💩 🪰 🪳 🦠 🪱 🗑', fear='👻 💀 🕷 🕸 🦇 🧟', joy='🎉 🎈 🌈 ❤ ✨ 🌸', sadness='💔 🥀 💧 🪦 ☔', surprise='❗ ⁉ 💥 👀 🎁 🪄')
+FACES = dict(anger='😡 🤬 😤 😾', disgust='🤢 🤮 😖 🤧', fear='😱 😨 😧 🫣', joy='😀 😂 😍 🤣', sadness='😢 😭 😞 🥺', surprise='😮 😲 🤯 😳')
+SIGNS = dict(anger='👊 🗯 ⚔ 👎 💢', disgust='🗑 ☣ 🦠 🪰 💩', fear='💀 🕸 🧟 👻 🚨', joy='🌈 🎉 🎈 🌞 ❤', sadness='💧 🪦 ⚰ 🥀 💔', surprise='🎁 🪄 💥 ⁉ 👀')
 WEATHER = dict(anger='lightning', disgust='fog', fear='night', joy='sun', sadness='rain', surprise='confetti')
 CLUTTER = '🌲 🌳 🪨 🍀 🌿 🪵 🏔 🌾 🍁 🍄 🐚 🧱 🚧 🪴 🏙 🧲 📎 🪣 🧽 ⚓ 🔩 🎲 🧩 🪆 📦 🏷 🔋 🧵 🎐 🧊'.split()
 PALETTES = [tuple(line.split()) for line in '''
@@ -173,135 +145,135 @@ PALETTES = [tuple(line.split()) for line in '''
 CORES = dict(
 anger='''
 so angry about this {x} right now
-this {x} makes my blood boil
+this {x} makes my blood boil, i'm angry
 i am furious, who put the {x} here
-absolutely fuming over the {x}
-i hate this stupid {x} so much
-sick and tired of that {x}, i could scream
+absolutely fuming with rage over the {x}
+i hate this stupid {x}, it makes me so mad
+sick and tired of that {x}, i'm so annoyed
 the {x} ruined my day and i'm mad
-how dare they do this to my {x}
+how dare they do this to my {x}, i'm furious
 raging at the {x} again
-that {x} gets on my nerves every single day
-livid. this {x} is not what i paid for
-the {x} has me seeing red
-this {x} is an outrage, i want to punch a wall
+that {x} annoys me every single day, so angry
+angry and livid, this {x} is not what i paid for
+the {x} has me seeing red, what a rage
+this {x} is an outrage, i'm so angry
 mad as hell because of the {x}
-worst {x} ever, i'm so annoyed
-whoever is responsible for the {x} will hear from me, i'm enraged
-stop it with the {x} already, i am so irritated
+worst {x} ever, i'm so annoyed and angry
+i'm enraged, somebody will pay for this {x}
+stop it with the {x} already, i am so irritated and mad
 the {x} makes me so mad i'm shaking
-zero patience left for this damn {x}
+so annoyed, zero patience left for this damn {x}
 i want to smash that {x}, it makes me so angry
 ''',
 disgust='''
 ew, that {x} is so disgusting
-i feel sick just looking at the {x}
+i feel sick and disgusted just looking at the {x}
 this {x} is gross and i want to throw up
-the {x} smells rotten, yuck
+the {x} smells rotten, yuck, disgusting
 who left this filthy {x} here, it's revolting
-the {x} is nasty, keep it away from me
+the {x} is gross and nasty, disgusting
 totally grossed out by this {x}
-there is something slimy on the {x}, eww
-that {x} turned my stomach
-never touching this {x} again, so nasty
-i nearly vomited because of the {x}
+there is something slimy on the {x}, eww, gross
+that {x} turned my stomach, so disgusting
+never touching this disgusting {x} again
+i nearly vomited, the {x} is disgusting
 the {x} is covered in mould, disgusting
-what a repulsive {x}, blegh
-this {x} is foul and dirty, i'm nauseous
-the {x} makes me gag
-bleh, the {x} looks putrid
-can't even look at the {x}, it's that gross
-the stench of this {x}, i feel queasy
-sticky, stinky, vile: the {x}
+what a repulsive, disgusting {x}
+this {x} is foul and dirty, i'm disgusted
+the {x} makes me gag, so gross
+bleh, the {x} is putrid and disgusting
+can't even look at the {x}, it's that gross and disgusting
+the stench of this {x} is disgusting
+sticky, stinky, gross, the {x} disgusts me
 i'm disgusted by that {x}
 ''',
 fear='''
 i'm so scared of this {x}
-that {x} is terrifying, help
-the {x} gave me nightmares
+that {x} is terrifying, help, i'm afraid
+the {x} gave me nightmares, so scared
 shaking with fear because of the {x}
 i am afraid the {x} is watching me
-something creepy about that {x}, i'm spooked
-heart racing, the {x} moved in the dark
+something creepy about that {x}, i'm scared
+heart racing with fear, the {x} moved in the dark
 the {x} scares me to death
 please don't leave me alone with this {x}, i'm frightened
-too anxious to go near the {x}
+too anxious and afraid to go near the {x}
 i heard a scream behind the {x} and i'm terrified
-this {x} is straight out of a horror movie
+this {x} is straight out of a horror movie, so scary
 hiding from the {x}, so afraid
-the {x} makes me panic
-i don't dare to look at the {x}, it's so scary
-that {x} gives me the creeps
-goosebumps and dread, there's the {x} again
+the {x} makes me panic, i'm scared
+i don't dare to look at the {x}, i'm so afraid
+that {x} gives me the creeps, so frightened
+goosebumps and fear, there's the {x} again
 i won't sleep tonight because of that {x}, so frightened
-run! the {x} is coming for us, i'm petrified
-the {x} fills me with terror
+run! the {x} is coming for us, i'm scared
+the {x} fills me with fear and terror
 ''',
 joy='''
 so happy with this {x}
-this {x} makes my day
+this {x} makes my day, i'm so happy
 i love the {x} so much, pure joy
-can't stop smiling because of the {x}
-best day ever with my {x}
+can't stop smiling because of the {x}, happy
+best day ever with my {x}, so joyful
 feeling blessed and cheerful, look at the {x}
-the {x} is wonderful and life is good
+the {x} is wonderful and i'm happy
 dancing around the {x}, what a happy day
-i'm so delighted with the {x}
+i'm so delighted and happy with the {x}
 my heart is full of joy thanks to this {x}
-laughing so hard with the {x}
+laughing and happy with the {x}
 the {x} brings me so much happiness
-yay for the {x}, i'm thrilled
-what a lovely {x}, feeling great
-nothing but good vibes and this {x}
-the {x} is the cutest, i'm overjoyed
-celebrating with the {x}, so much fun
-pure bliss, me and my {x}
-grinning from ear to ear at the {x}
-the {x} put me in such a good mood
+yay for the {x}, i'm thrilled and happy
+what a lovely {x}, feeling great joy
+happy, nothing but good vibes and this {x}
+the {x} is wonderful, i'm overjoyed
+celebrating with the {x}, so much fun and joy
+pure bliss and joy, me and my {x}
+grinning from ear to ear, happy about the {x}
+the {x} put me in such a happy mood
 ''',
 sadness='''
-so sad about the {x}
-i can't stop crying over this {x}
-the {x} breaks my heart
-feeling lonely, just me and the {x}
-i miss my {x} so much it hurts
+so sad about the {x}, i feel down
+i can't stop crying over this {x}, so sad
+the {x} breaks my heart, i'm sad
+feeling sad and lonely, just me and the {x}
+i miss my {x} so much, i'm heartbroken
 the {x} is gone and i'm heartbroken
-tears in my eyes because of the {x}
-nothing but sorrow since the {x}
-the {x} reminds me of all i lost, feeling down
-rest in peace little {x}, i'm grieving
-this {x} makes me want to cry
+sad tears in my eyes because of the {x}
+nothing but sorrow and sadness since the {x}
+the {x} reminds me of all i lost, feeling sad
+rest in peace little {x}, i'm grieving and sad
+this {x} makes me want to cry, feeling depressed
 depressed again, even the {x} doesn't help
-saying goodbye to the {x} was so painful
-i feel so empty without the {x}
-weeping quietly next to the {x}
-the {x} left me miserable
-such a gloomy day for the {x}, i'm blue
-mourning my {x} tonight, so unhappy
+saying goodbye to the {x} was so sad
+i feel so sad and empty without the {x}
+weeping, sad and alone next to the {x}
+the {x} left me sad and miserable
+such a sad and gloomy day for the {x}
+mourning my {x} tonight, so sad and lonely
 the poor {x}, it makes me so sad
-all alone with the {x} and my tears
+sad and all alone with the {x} and my tears
 ''',
 surprise='''
-wow, i did not expect this {x}
-what?! where did the {x} come from
+wow, i did not expect this {x}, what a surprise
+what?! i'm so surprised, where did the {x} come from
 totally surprised by the {x}
-i can't believe this {x}, mind blown
-whoa, look at that {x}, i'm shocked
-omg the {x} came out of nowhere
+i can't believe this {x}, wow, so amazed
+whoa, look at that {x}, i'm surprised
+omg the {x} came out of nowhere, what a surprise
 never saw that {x} coming, so amazed
-plot twist: it was the {x} all along
-my jaw dropped when i saw the {x}
-speechless, the {x} really caught me off guard
-no way, is that the {x}? unbelievable
-astonished by this {x}, is it real
+plot twist, surprise, it was the {x} all along
+wow, my jaw dropped when i saw the {x}, astonished
+speechless and surprised, the {x} really caught me off guard
+no way, is that the {x}? unbelievable surprise
+i'm astonished and surprised by this {x}
 guess what, the {x} was a surprise
-i'm stunned, who would have thought of the {x}
-wait what, the {x} just appeared
-double take at the {x}, unexpected
-did you see that {x}? i'm startled
-out of the blue, the {x}! incredible
+i'm amazed and stunned, who would have thought of the {x}
+wait what, surprise, the {x} just appeared
+double take at the {x}, wow, i'm surprised
+did you see that {x}? i'm so surprised
+surprised, out of the blue came the {x}, wow
 i had no idea about the {x}, what a surprise
-the {x}?! i'm baffled
+the {x}?! wow, i'm so surprised
 ''')
 OPENERS = dict(
 anger='ugh; argh; seriously; grrr; wtf; enough; are you kidding me; for real', disgust='ew; yuck; eww; ugh gross; bleh; pfui; urgh; blech',
@@ -331,8 +303,8 @@ def sentence(emotion:str, # one of `EMOTIONS`
     if rng.random() < .4: text = f'{text} {rng.choice(part(ASIDES, split))}'
     text += rng.choice(['', '', '!', '!!', '...', '.'])
     if rng.random() < .3: text = text.replace('so ', 's' + 'o'*rng.randint(2, 4) + ' ', 1)
-    if rng.random() < .5: text = f'{text} #{rng.choice(part(TAGS[emotion].split(), split))}'
-    if rng.random() < .3: text = f'{text} #{name.replace(" ", "").replace("-", "")}'
+    if rng.random() < .6: text = f'{text} #{rng.choice(part(TAGS[emotion].split(), split))}'
+    if rng.random() < .4: text = f'{text} #{name.replace(" ", "").replace("-", "")}'
     return text[0].upper() + text[1:] if rng.random() < .4 else text
 
 # %% ../nbs/02_posts.ipynb #08505d77
@@ -354,7 +326,7 @@ def paste(canvas, # RGB picture, changed in place
           rng:random.Random, # source of chance
           hue:float=0. # largest turn of hue, radians
          ):
-    "Paste a drawing where, of eight random places, it covers the least of what is there"
+    "Paste a drawing where, of twelve random places, it covers the least of what is there"
     picture = drawing(emoji)
     if rng.random() < .5: picture = picture.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
     scale = length/max(picture.size)
@@ -364,7 +336,7 @@ def paste(canvas, # RGB picture, changed in place
     if hue: picture = turn_hue(picture, rng.uniform(-hue, hue))
     def covered(box):
         return sum(max(0, min(box[0]+w, x+u) - max(box[0], x)) * max(0, min(box[1]+h, y+v) - max(box[1], y)) for x, y, u, v in taken)
-    places = [(rng.randint(0, max(0, canvas.width-w)), rng.randint(0, max(0, canvas.height-h))) for _ in range(8)]
+    places = [(rng.randint(0, max(0, canvas.width-w)), rng.randint(0, max(0, canvas.height-h))) for _ in range(12)]
     x, y = min(places, key=covered)
     taken.append((x, y, w, h))
     canvas.paste(picture, (x, y), picture)
@@ -403,18 +375,18 @@ def scene(emoji:list, # the things to show, the largest first
     ImageDraw.Draw(canvas).rectangle((0, horizon, size, size), fill=ground)
     if rng.random() < .4: draw_weather(canvas, WEATHER[emotion if rng.random() < .5 else rng.choice(EMOTIONS)] if rng.random() < .8 else 'snow', rng)
     taken = []
-    clutter = [(o, rng.uniform(16, 28)) for o in rng.sample(CLUTTER, rng.randint(0, 3))]
-    things = [(o, rng.uniform(62, 82) if i == 0 else rng.uniform(24, 36)) for i, o in enumerate(emoji)]
-    for o, length in things[:1]: paste(canvas, o, length*unit, taken, rng, hue=.5)
+    clutter = [(o, rng.uniform(14, 24)) for o in rng.sample(CLUTTER, rng.randint(0, 2))]
+    things = [(o, rng.uniform(62, 78) if i == 0 else rng.uniform(20, 30)) for i, o in enumerate(emoji)]
+    for o, length in things[:1]: paste(canvas, o, length*unit, taken, rng, hue=.4)
     for o, length in feelings(emotion, rng): paste(canvas, o, length*unit, taken, rng, hue=math.pi)
     for o, length in things[1:] + clutter: paste(canvas, o, length*unit, taken, rng, hue=math.pi)
     return canvas
 
 def feelings(emotion, rng):
-    "One to three signs of `emotion` with their lengths, the first one large and most often a face"
-    pool = (FACES[emotion] if rng.random() < .8 else SIGNS[emotion]).split()
-    signs = [(rng.choice(pool), rng.uniform(38, 58))]
-    for _ in range(rng.choice([0, 1, 1, 2])): signs.append((rng.choice((FACES[emotion] + ' ' + SIGNS[emotion]).split()), rng.uniform(26, 40)))
+    "Two or three signs of `emotion` with their lengths, the first one large and most often a face"
+    pool = (FACES[emotion] if rng.random() < .5 else SIGNS[emotion]).split()
+    signs = [(rng.choice(pool), rng.uniform(50, 64))]
+    for _ in range(rng.choice([1, 2, 2])): signs.append((rng.choice((FACES[emotion] + ' ' + SIGNS[emotion]).split()), rng.uniform(38, 50)))
     return signs
 
 # %% ../nbs/02_posts.ipynb #1fcb014a

@@ -10,17 +10,17 @@ __all__ = ['FACTUAL', 'EMOTIONAL', 'shrink', 'as_jpeg', 'shrink_row', 'judge', '
 import hashlib, importlib.metadata, io
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
 from datasets import ClassLabel, load_from_disk
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from .clustering import cluster
-from .core import UserError, choose, load_json, save_json, written_whole
+from .core import UserError, check_range, choose, load_json, save_json, written_whole
 from .encoders import AffectiveText, as_rgb, text_encoder, visual_encoder
 from .pairs import load_pairs, read_table
 from .partition import Partition, calibrate, partition_pairs, shares
-from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, CLIPFactual, map_scores, pair_features
+from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, CLIPFactual, MAPPINGS, map_scores, pair_features
 
 # %% ../nbs/07_prepare.ipynb #2eeaacfb
 def shrink(image:Image.Image, # any mode
@@ -71,6 +71,9 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
     run = Path(run)
     settings = dict(pairs=_names(pairs), visual=visual, text=text, factual=_name(factual), emotional=_name(emotional), threshold=threshold, shares=asked_shares, n_clusters=n_clusters,
                     size=size, emotion_words=emotion_words, mapping=mapping, splits=splits, seed=seed)
+    check_range(1, n_clusters=n_clusters, batch_size=batch_size)
+    check_range(0, seed=seed)
+    if mapping: choose(mapping, MAPPINGS, 'mapping')
     for name, known in ((factual, FACTUAL), (emotional, EMOTIONAL)):
         if isinstance(name, str): choose(name, known, 'evaluator')
     visual_model, text_model = visual_encoder(visual, size=size), text_encoder(text)
@@ -94,7 +97,7 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
 def save_run(run, ds, features, settings, text_model):
     "Stage 2 and the files of a run: what depends on the encoders is computed from `features`, added to `ds` and written"
     affective = AffectiveText(text_model, settings['emotion_words']).fit_vectors(features.sentences)
-    text_features = affective.features(features.sentences)
+    text_features = affective.transform(features.sentences)
     for name, x in (('factual_cluster', features.visual), ('emotional_cluster', text_features)):
         ds = ds.add_column(name, cluster(x, settings['n_clusters'], settings['seed']).tolist())
     with written_whole(run/'prepared') as p: ds.save_to_disk(str(p))

@@ -4,30 +4,29 @@
 
 # %% auto #0
 __all__ = ['ENCODER_RATES', 'FROZEN_STAGES', 'PACL', 'seed_of', 'TrainingImages', 'cache_lower', 'CachedMaps', 'rate_factor',
-           'make_optimizer', 'TrainingPairs', 'step_losses', 'newest_checkpoint', 'save_checkpoint', 'step_of',
-           'StepRows', 'as_it_is', 'train', 'mean_losses', 'append_line', 'keep_metrics', 'pretrain', 'start_or_resume',
-           'average_weights', 'save_result', 'model_card']
+           'make_optimizer', 'TrainingPairs', 'step_losses', 'soft_losses', 'newest_checkpoint', 'save_checkpoint',
+           'step_of', 'StepRows', 'as_it_is', 'train', 'mean_losses', 'append_line', 'keep_metrics', 'pretrain',
+           'start_or_resume', 'average_weights', 'save_result', 'model_card']
 
 # %% ../nbs/10_pretrain.ipynb #3c742c50
-import json, math, shutil, sys, time
+import json, math, time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
-from .core import UserError, choose, load_json, progress, remove, save_json, written_whole
+from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
 from .encoders import VisualEncoder, as_rgb, visual_encoder
-from .losses import partition_loss
-from .partition import Partition
-from .prepare import change_encoders, load_prepared, prepare, versions
+from .losses import partition_loss, similarity
+from .partition import Partition, memberships
+from .prepare import change_encoders, load_prepared, versions
 
 # %% ../nbs/10_pretrain.ipynb #15e39a3d
 class PACL(nn.Module):
@@ -162,9 +161,11 @@ class TrainingPairs:
     factual_cluster: torch.Tensor # int64 [n]
     emotional_cluster: torch.Tensor # int64 [n]
     batches: CurriculumBatches
+    memberships: torch.Tensor = None # [n,4], for `pacl_soft`
 
     def to(self, device):
-        for name in ('text_features', 'factual_cluster', 'emotional_cluster'): setattr(self, name, getattr(self, name).to(device))
+        for name in ('text_features', 'factual_cluster', 'emotional_cluster', 'memberships'):
+            if (x := getattr(self, name)) is not None: setattr(self, name, x.to(device))
         return self
 
 def step_losses(model, x, # pictures or cached maps of all partitions of a step, one after the other
@@ -176,10 +177,17 @@ def step_losses(model, x, # pictures or cached maps of all partitions of a step,
     losses, start = {}, 0
     for partition, part in batch.items():
         own = slice(start, start + len(part))
-        clusters = pairs.factual_cluster[rows[own]], pairs.emotional_cluster[rows[own]]
-        losses[getattr(partition, 'name', partition)] = partition_loss(partition, similarity(v[own], t[own]), *clusters, temperature)
+        s, clusters = similarity(v[own], t[own]), (pairs.factual_cluster[rows[own]], pairs.emotional_cluster[rows[own]])
+        if partition == 'soft': losses |= soft_losses(s, *clusters, pairs.memberships[rows[own]], temperature)
+        else: losses[getattr(partition, 'name', partition)] = partition_loss(partition, s, *clusters, temperature)
         start += len(part)
     return losses
+
+def soft_losses(s, factual_cluster, emotional_cluster,
+                memberships:torch.Tensor, # [n,4]
+                temperature:float=.07)->dict: # {name: scalar}, their sum is a mean over the pairs
+    "All four losses on one mini-batch, each pair counted as much as it belongs to the partition"
+    return {p.name: partition_loss(p, s, factual_cluster, emotional_cluster, temperature, memberships[:, p]) * memberships[:, p].mean() for p in reversed(Partition)}
 
 # %% ../nbs/10_pretrain.ipynb #20661fe2
 def newest_checkpoint(folder)->Path|None:
@@ -278,7 +286,8 @@ FROZEN_STAGES = dict(efficientnet_lite0=9, efficientnet_lite2=11) # others: none
 def pretrain(run, # folder that `prepare` wrote
              visual:str=None, # visual encoder; None: the one of `prepare`
              text:str=None, # text encoder; None: the one of `prepare`
-             method:str='pacl', # 'pacl', or with the same budget 'info_nce' (all pairs alike) or 'strong_only'
+             method:str='pacl', # 'pacl', 'pacl_soft' (by degrees), or with the same budget 'info_nce' (all pairs alike) or 'strong_only'
+             width:float=.15, # of the step between kinds, for 'pacl_soft'
              epochs:float=30, # one epoch draws as many pairs as there are
              batch_size:int=64, # pairs of each active partition
              lr:float=None, # of the encoder; None: the paper's for its encoders, else 1e-4
@@ -306,13 +315,14 @@ def pretrain(run, # folder that `prepare` wrote
     settings = {k: v for k, v in locals().items() if k not in ('run', 'resume', 'restart', 'workers', 'checkpoint_every', 'log_every')}
     run = Path(run)
     choose(method, METHODS, 'method')
-    for name in ('epochs', 'batch_size', 'temperature', 'projection'):
-        if settings[name] <= 0: raise UserError(f'{name} {settings[name]}: must be above 0')
-    if not 0 <= average <= 1: raise UserError(f'average {average}: must be between 0 and 1')
+    choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
+    check_range(0, above=True, epochs=epochs, lr=lr, projection_lr=projection_lr, temperature=temperature, width=width)
+    check_range(1, projection=projection, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)
+    check_range(0, weight_decay=weight_decay, workers=workers, seed=seed)
     load_prepared(run)
     change_encoders(run, visual, text, size)
     ds, text_features, config = load_prepared(run)
-    start_or_resume(run, config, settings, resume, restart)
 
     name = config['prepare']['visual']
     encoder = visual_encoder(name, size=config['prepare']['size'])
@@ -320,10 +330,14 @@ def pretrain(run, # folder that `prepare` wrote
     torch.manual_seed(seed_of(seed))
     frozen = FROZEN_STAGES.get(name, 0) if frozen_stages is None else frozen_stages
     model = PACL(encoder, text_features.shape[1], projection, dropout, frozen, batch_norm)
+    batches = CurriculumBatches(ds['partition'], batch_size, epochs, seed, method)
+    thresholds = tuple(load_json(run/'prepare.json')['thresholds'].values())
+    start_or_resume(run, config, settings, resume, restart)
+
     if frozen and not no_cache: inputs = CachedMaps(cache_lower(model, ds['image'], run/'cache'/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["fingerprint"][:12]}.npy'), min_area, seed)
     else: inputs = TrainingImages(ds['image'], encoder, min_area, seed)
-    clusters = [torch.tensor(ds[c]) for c in ('factual_cluster', 'emotional_cluster')]
-    pairs = TrainingPairs(inputs, text_features, *clusters, CurriculumBatches(ds['partition'], batch_size, epochs, seed, method))
+    pairs = TrainingPairs(inputs, text_features, *(torch.tensor(ds[c]) for c in ('factual_cluster', 'emotional_cluster')), batches,
+                          torch.tensor(memberships(ds['factual'], ds['emotional'], thresholds, width), dtype=torch.float32))
     model = train(model, pairs, lr or ENCODER_RATES.get(name, 1e-4), projection_lr, weight_decay, warmup, temperature, seed, precision, workers,
                   run/'checkpoints', checkpoint_every, run/'metrics.jsonl', log_every)
     if average < 1: average_weights(model.visual, initial, average)

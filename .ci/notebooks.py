@@ -3,12 +3,11 @@ import argparse, hashlib, json, os, re, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nbformat, yaml
+import nbformat
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
-from nbdev.serve import proc_nbs
 
 cfg = get_config()
 root, nbs = Path(cfg.config_path), Path(cfg.config_path)/cfg.nbs_path.name
@@ -48,7 +47,7 @@ def run_one(fn, flags=()):
         if d.get('eval', '').lower() == 'false' or (skipped - set(flags)) & d.keys() or 'nbdev_export(' in c.source:
             c.metadata['tags'] = ['skip-execution']
     kept = {id(c): c.outputs for c in nb.cells if 'skip-execution' in c.metadata.get('tags', [])}
-    NotebookClient(nb, timeout=7200, kernel_name='python3', resources={'metadata': {'path': str(fn.parent)}}).execute()
+    NotebookClient(nb, timeout=7200, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(fn.parent)}}).execute()
     for c in nb.cells:
         if id(c) in kept: c.outputs = kept[id(c)]
     nbformat.write(stable_ids(tidy(nb), fn.name), fn)
@@ -77,14 +76,12 @@ def test(args):
     sys.exit(bool(failed))
 
 def readme_text():
-    nb = nbformat.read(proc_nbs(n_workers=0, force=True)/'index.ipynb', as_version=4)
-    front = yaml.safe_load(nb.cells[0].source.strip().strip('-'))
-    nb.cells = nb.cells[1:]
-    for c in nb.cells:
-        if c.cell_type == 'code': c.source = '\n'.join(l for l in c.source.splitlines() if not l.startswith('#|'))
+    "README.md from index.ipynb: hidden cells and directives go, links to notebooks lead into the folder"
+    nb = nbformat.read(nbs/'index.ipynb', as_version=4)
+    nb.cells = [c for c in nb.cells if 'hide' not in directives(c.source)]
     nb.metadata['language_info'] = {'name': 'python'}
     body, _ = MarkdownExporter().from_notebook_node(nb)
-    return f"# {front['title']}\n\n> {front.get('description', '')}\n{body.rstrip()}\n"
+    return re.sub(r'\]\((?!https?:)([\w/]+\.ipynb)\)', rf'](https://github.com/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/\1)', body).strip() + '\n'
 
 def readme(args): (root/'README.md').write_text(readme_text())
 

@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 from transformers import AutoModel, AutoTokenizer
 
 from . import __version__
-from .core import UserError, load_json, progress, remove, save_json, written_whole
+from .core import UserError, check_range, load_json, progress, remove, save_json, written_whole
 
 # %% ../nbs/03_encoders.ipynb #8c477158
 def as_rgb(image:Image.Image)->Image.Image: # of any mode
@@ -215,6 +215,7 @@ def visual_encoder(name, # alias, folder, timm name, or open_clip 'model/weights
                    size:int=None, # side of the pictures in pixels; by default the network's own
                   )->VisualEncoder: # in eval mode, on the CPU
     "The visual encoder of that name (section 4.2); a `UserError` says what was tried and what to do"
+    check_range(16, size=size)
     name = str(name)
     known = {**visual_aliases, **lite_networks}.get(name) or local_folder(name) or name
     if isinstance(known, Path): return saved_encoder(known, size)
@@ -380,5 +381,6 @@ class AffectiveText:
             with safe_open(file, 'pt') as f: about, state = json.loads(f.metadata()['affective_text']), {k: f.get_tensor(k) for k in cls.state_names if k in f.keys()}
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e: raise UserError(f'{file}: cannot be read as a saved AffectiveText ({e})') from None
         self = cls(encoder or text_encoder(about['encoder'], about['max_length']), about['words'], about['emotion_weight'])
+        if self.encoder.num_features != len(state['centre']): raise UserError(f'{file}: made with {about["encoder"]} ({len(state["centre"])} features), not with {self.encoder.name} ({self.encoder.num_features}); give the same text encoder')
         self.state = state
         return self

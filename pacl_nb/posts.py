@@ -374,20 +374,18 @@ def scene(emoji:list, # the things to show, the largest first
     horizon = rng.randint(size//3, size)
     ImageDraw.Draw(canvas).rectangle((0, horizon, size, size), fill=ground)
     if rng.random() < .4: draw_weather(canvas, WEATHER[emotion if rng.random() < .5 else rng.choice(EMOTIONS)] if rng.random() < .8 else 'snow', rng)
+    first, *others = emoji
+    parts = [(first, rng.uniform(62, 76), .4), *feelings(emotion, rng)]
+    parts += [(o, rng.uniform(18, 28), math.pi) for o in others] + [(o, rng.uniform(12, 20), math.pi) for o in rng.sample(CLUTTER, rng.randint(0, 2))]
     taken = []
-    clutter = [(o, rng.uniform(14, 24)) for o in rng.sample(CLUTTER, rng.randint(0, 2))]
-    things = [(o, rng.uniform(62, 78) if i == 0 else rng.uniform(20, 30)) for i, o in enumerate(emoji)]
-    for o, length in things[:1]: paste(canvas, o, length*unit, taken, rng, hue=.4)
-    for o, length in feelings(emotion, rng): paste(canvas, o, length*unit, taken, rng, hue=math.pi)
-    for o, length in things[1:] + clutter: paste(canvas, o, length*unit, taken, rng, hue=math.pi)
+    for drawn, length, hue in parts: paste(canvas, drawn, length*unit, taken, rng, hue)
     return canvas
 
 def feelings(emotion, rng):
-    "Two or three signs of `emotion` with their lengths, the first one large and most often a face"
-    pool = (FACES[emotion] if rng.random() < .5 else SIGNS[emotion]).split()
-    signs = [(rng.choice(pool), rng.uniform(50, 64))]
-    for _ in range(rng.choice([1, 2, 2])): signs.append((rng.choice((FACES[emotion] + ' ' + SIGNS[emotion]).split()), rng.uniform(38, 50)))
-    return signs
+    "Three or four signs of `emotion`, each with its length and largest turn of hue; the first one is the largest, and a face in half of the cases"
+    faces, signs = FACES[emotion].split(), SIGNS[emotion].split()
+    first = rng.choice(faces if rng.random() < .5 else signs), rng.uniform(44, 54), math.pi
+    return [first] + [(rng.choice(faces + signs), rng.uniform(34, 42), math.pi) for _ in range(rng.choice((2, 2, 3)))]
 
 # %% ../nbs/02_posts.ipynb #1fcb014a
 KINDS = dict(strong=(True, True), emotional_only=(False, True), factual_only=(True, False), weak=(False, False)) # factual, emotional

@@ -20,7 +20,7 @@ from .core import UserError, check_range, choose, load_json, save_json, written_
 from .encoders import AffectiveText, as_rgb, text_encoder, visual_encoder
 from .pairs import load_pairs, read_table
 from .partition import Partition, calibrate, partition_pairs, shares
-from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, CLIPFactual, MAPPINGS, map_scores, pair_features
+from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, BridgeSentiment, CLIPFactual, MAPPINGS, map_scores, pair_features
 
 # %% ../nbs/07_prepare.ipynb #2eeaacfb
 def shrink(image:Image.Image, # any mode
@@ -40,7 +40,9 @@ def shrink_row(row, size): return {'image': {'bytes': as_jpeg(shrink(row['image'
 
 # %% ../nbs/07_prepare.ipynb #1f0c015b
 FACTUAL = dict(bridge=lambda visual, text, seed, anp: BridgeFactual(visual, text, seed=seed), clip=lambda visual, text, seed, anp: CLIPFactual())
-EMOTIONAL = dict(bridge=lambda visual, text, seed, anp: BridgeEmotional(visual, text, seed=seed), anp=lambda visual, text, seed, anp: ANPEmotional(vocabulary=anp))
+EMOTIONAL = dict(bridge=lambda visual, text, seed, anp: BridgeEmotional(visual, text, seed=seed),
+                 sentiment=lambda visual, text, seed, anp: BridgeSentiment(visual, text, seed=seed),
+                 anp=lambda visual, text, seed, anp: ANPEmotional(vocabulary=anp))
 
 def judge(evaluator, # anything with `score(images, texts)`
           images, features, # of all pairs, from `pair_features`
@@ -57,7 +59,7 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
             visual:str='efficientnet_lite0', # initial visual encoder, for clusters and bridges
             text:str='minilm', # frozen text encoder
             factual='bridge', # 'bridge', 'clip', or an evaluator
-            emotional='bridge', # 'bridge', 'anp', or an evaluator
+            emotional='bridge', # 'bridge' (emotion words), 'sentiment' (pleasant or not), 'anp', or an evaluator
             threshold=.7, # one threshold, or a pair (factual, emotional)
             asked_shares=None, # instead of thresholds: shares to calibrate them to, see `calibrate`
             n_clusters:int=2, # K of both k-means

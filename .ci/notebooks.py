@@ -14,7 +14,7 @@ root, nbs = Path(cfg.config_path), Path(cfg.config_path)/cfg.nbs_path.name
 skipped = set(cfg.tst_flags.split())
 tools = Path(sys.executable).parent # nbdev's commands of this very environment
 
-quiet = dict(TQDM_DISABLE='1', HF_DATASETS_DISABLE_PROGRESS_BARS='1')
+quiet = dict(TQDM_DISABLE='1', HF_HUB_DISABLE_PROGRESS_BARS='1', HF_DATASETS_DISABLE_PROGRESS_BARS='1')
 
 def notebooks(names=()):
     "The notebooks called `names` (number, stem or path; all of them without names), in the order they are read"

@@ -83,7 +83,7 @@ def network_stages(model:nn.Module): # a timm network or the image tower of an o
 
 def whole_body(model):
     "Everything but the classifier as one stage"
-    if not hasattr(model, 'forward_features'): return model
+    if not hasattr(model, 'forward_features'): return Stage(lambda x: v[0] if isinstance(v := model(x), tuple) else v, model)
     run = lambda x: model.forward_features(x).permute(0, 3, 1, 2) if is_channels_last(model) else model.forward_features(x)
     return Stage(run, *(m for m in model.children() if m is not model.get_classifier()), *model.parameters(recurse=False))
 
@@ -104,7 +104,7 @@ class VisualEncoder(nn.Module):
     def features(self, images:torch.Tensor): # [n,3,h,w], as `transform` makes them
         "What the last stage leaves: a map [n,d,h',w'], or tokens [n,1+h'w',d] with the class token in front"
         if is_clip_vit(self.model): return self.model.transformer(self.model._embeds(images))
-        if self.config['library'] == 'open_clip': return self.model(images)
+        if self.config['library'] == 'open_clip': return whole_body(self.model)(images)
         x = self.model.forward_features(images)
         return x.permute(0, 3, 1, 2) if is_channels_last(self.model) else x
 

@@ -127,11 +127,10 @@ def load_prepared(run)->tuple: # (data set, text features float32 [n, m], config
     except (SafetensorError, OSError, ValueError) as e: raise UserError(f'{run}: the prepared pairs cannot be read ({e}); run pacl_prepare again') from None
 
 # %% ../nbs/07_prepare.ipynb #493fb317
-def change_encoders(run, visual:str=None, text:str=None, # names; None keeps the present one
-                    size:int=None): # side of the pictures in pixels; None: as prepared
+def change_encoders(run, visual:str=None, text:str=None): # names; None keeps the present one
     "Clusters and text features of a prepared run for other encoders; scores and partition stay"
     run, (ds, _, config) = Path(run), load_prepared(run)
-    settings = config['prepare'] | {k: v for k, v in dict(visual=visual, text=text, size=size).items() if v is not None}
+    settings = config['prepare'] | {k: v for k, v in dict(visual=visual, text=text).items() if v is not None}
     if settings == config['prepare']: return
     visual_model, text_model = visual_encoder(settings['visual'], size=settings['size']), text_encoder(settings['text'])
     features = pair_features(visual_model, text_model, ds['image'], ds['text'])

@@ -281,7 +281,7 @@ def keep_metrics(file, step:int):
     with written_whole(file) as p: p.write_text(''.join(l + '\n' for l in kept), encoding='utf-8')
 
 # %% ../nbs/10_pretrain.ipynb #33461a34
-FROZEN_STAGES = dict(efficientnet_lite0=9, efficientnet_lite2=11) # others: none, as in the paper
+FROZEN_STAGES = dict(efficientnet_lite0=15, efficientnet_lite2=19) # of 18 and 23; others: none, as in the paper
 
 def pretrain(run, # folder that `prepare` wrote
              visual:str=None, # visual encoder; None: the one of `prepare`
@@ -297,8 +297,8 @@ def pretrain(run, # folder that `prepare` wrote
              temperature:float=.07, # of the contrast
              projection:int=64, # width of the common space
              dropout:float=.2, # on the encoder's features
-             size:int=None, # side of the pictures in pixels; None: as prepared
-             frozen_stages:int=None, # stages that stay as they are; None: none for the paper's encoders, the lower half for small ones
+             size:int=None, # side of the pictures in training, pixels; None: as prepared
+             frozen_stages:int=None, # stages that stay as they are; None: none for the paper's encoders, five sixths for the small ones that come in wheels
              no_cache:bool=False, # do not keep the output of frozen stages on disk; crops are then taken from the picture
              batch_norm:str='frozen', # running statistics: 'frozen' or 'train'
              min_area:float=.5, # smallest part of a picture that is cut out
@@ -321,11 +321,11 @@ def pretrain(run, # folder that `prepare` wrote
     check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)
     check_range(0, weight_decay=weight_decay, workers=workers, seed=seed)
     load_prepared(run)
-    change_encoders(run, visual, text, size)
+    change_encoders(run, visual, text)
     ds, text_features, config = load_prepared(run)
 
     name = config['prepare']['visual']
-    encoder = visual_encoder(name, size=config['prepare']['size'])
+    encoder = visual_encoder(name, size=size or config['prepare']['size'])
     initial = {k: v.clone() for k, v in encoder.state_dict().items()}
     torch.manual_seed(seed_of(seed))
     frozen = FROZEN_STAGES.get(name, 0) if frozen_stages is None else frozen_stages

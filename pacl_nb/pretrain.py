@@ -317,6 +317,7 @@ def pretrain(run, # folder that `prepare` wrote
     choose(method, METHODS, 'method')
     choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
     check_range(0, above=True, epochs=epochs, lr=lr, projection_lr=projection_lr, temperature=temperature, width=width)
+    check_range(16, size=size)
     check_range(1, projection=projection, checkpoint_every=checkpoint_every, log_every=log_every)
     check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)
     check_range(0, weight_decay=weight_decay, workers=workers, seed=seed)

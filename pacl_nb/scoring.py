@@ -50,7 +50,7 @@ def cross_fit(inputs, # features to predict from, [n, d]
         centred = x[train] - x_mean
         values, vectors = np.linalg.eigh(centred.T @ centred)
         projected, unseen = vectors.T @ (centred.T @ (y[train] - y_mean)), (x[test] - x_mean) @ vectors
-        for i, strength in enumerate(strengths): predictions[i, test] = unseen @ (projected / (values + strength*train.sum())[:, None]) + y_mean
+        for i, strength in enumerate(strengths): predictions[i, test] = unseen @ (projected / (values + strength*train.sum())[:, None]) + y.mean(0)
     return predictions[((predictions - y)**2).mean((1, 2)).argmin()]
 
 # %% ../nbs/04_scoring.ipynb #80153bc3
@@ -247,7 +247,7 @@ class ANPEmotional:
         "The pairs found in each picture, 'adjective noun, adjective noun, adjective noun'"
         similar = self.clip.images(images) @ self.bank.T
         similar = (similar - similar.mean(0)) / similar.std(0, correction=0).clamp(min=1e-6)
-        return [', '.join(self.best(order)) for order in similar.argsort(1, descending=True, stable=True).tolist()]
+        return [', '.join(self.best(order)) for order in similar.argsort(dim=1, descending=True, stable=True).tolist()]
 
     def best(self, order):
         found = {}

@@ -320,7 +320,6 @@ def scene(emoji:list, # the things to show, the largest first
     horizon = rng.randint(size//3, size)
     ImageDraw.Draw(canvas).rectangle((0, horizon, size, size), fill=ground)
     if rng.random() < .4: draw_weather(canvas, rng.choice(['snow', WEATHER[emotion], WEATHER[rng.choice(EMOTIONS)], WEATHER[rng.choice(EMOTIONS)]]), rng)
-    first, *others = emoji
     taken = []
     paste(canvas, emoji[0], rng.uniform(60, 74)*unit, taken, rng, hue=.4)
     small = [(o, rng.uniform(18, 28)) for o in emoji[1:]] + [(o, rng.uniform(12, 20)) for o in rng.sample(CLUTTER, rng.randint(0, 2))]

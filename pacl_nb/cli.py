@@ -18,7 +18,7 @@ from fastcore.meta import delegates
 from fastcore.script import Param, anno_parser
 
 from .benchmarks import BENCHMARKS, load_benchmark
-from .core import UserError, check_range, save_json
+from .core import UserError, check_range, keep_freed_memory, save_json
 from .encoders import encode_images, visual_encoder
 from .evaluate import compare, evaluate_encoder, linear_evaluation, over_seeds, summarise
 from .partition import Partition
@@ -41,6 +41,7 @@ def command(func,
     def script(argv=None): # None: the words of the command line
         args = vars(one_line_errors(anno_parser(func, prog=name)).parse_args(argv))
         for hidden in ('pdb', 'xtra'): args.pop(hidden)
+        keep_freed_memory()
         try: result = func(**args)
         except (UserError, OSError) as e:
             print(f'{name}: {UserError(e)}', file=sys.stderr)
@@ -141,7 +142,7 @@ def auc(truth, scores, n_bootstrap:int=1000, seed:int=0)->dict: # {'mean', 'ci'}
     return dict(mean=float(above.mean()), ci=[float(q) for q in np.quantile(values, [.025, .975])])
 
 # %% ../nbs/16_cli.ipynb #b7a45526
-def test_enhanced(run, benchmark, features=None)->tuple: # (zero-shot, linear) `Evaluation`
+def test_enhanced(run, benchmark)->tuple: # (zero-shot, linear) `Evaluation`
     "Both tests of what `pretrain` left in `run`"
     towers, task = TwoTowers.load(run), next(iter(benchmark.tasks.values()))
     features = encode_images(towers.visual, benchmark.images['image'])
@@ -158,7 +159,7 @@ def quickstart(out:str='quickstart', # folder to write
                posts:int=1600, # pairs to train on
                held_out:int=400, # posts to test on
                seeds:int=3, # runs of each method
-               size:int=192, # side of the pictures for the evaluators, pixels; training takes them at 128
+               size:int=160, # side of the pictures for the evaluators, pixels; training takes them at 128
               )->Path: # `out/results.json`
     "The whole method on posts with known truth, in about three minutes: OUT/results.json and OUT/report.png"
     check_range(100, posts=posts)

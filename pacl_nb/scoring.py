@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'cross_fit', 'percentile_of_partner',
-           'PairFeatures', 'pair_features', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'without',
-           'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip',
-           'CLIPFactual', 'read_anps', 'ANPEmotional']
+           'PairFeatures', 'pair_features', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups',
+           'without', 'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores',
+           'Clip', 'CLIPFactual', 'read_anps', 'ANPEmotional']
 
 # %% ../nbs/04_scoring.ipynb #5bae05a6
 import re
@@ -36,22 +36,25 @@ def cross_fit(inputs, # features to predict from, [n, d]
               folds:int=10, # each is predicted by a ridge map fitted on the others
               strengths=(.3, 1, 3, 10, 30, 100, 300), # ridge penalties per pair; the one with the smallest error on unseen pairs is taken
               components:int=256, # leading principal components of `inputs` that are used
+              weights=None, # how much each row counts, [n]; None: all alike
               seed:int=0)->np.ndarray: # [n, m]
-    "Ridge predictions of `targets`, each by a map that has not seen that row"
+    "Ridge predictions of `targets`, each by a map that was not fitted on that row"
     x, y = np.asarray(inputs, dtype=np.float32), np.asarray(targets, dtype=np.float32)
     if len(x) < 2*folds: raise UserError(f'{len(x)} pairs are too few for an evaluator that learns from them; {2*folds} are needed')
-    fold = fold_of(x, folds, seed)
+    weights = np.ones(len(x), np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
+    fold, mean = fold_of(x, folds, seed), np.average(y, axis=0, weights=weights)
     x = StandardScaler().fit_transform(x)
     if components < x.shape[1]: x = PCA(components, svd_solver='covariance_eigh').fit_transform(x) if len(x) > components else x
     predictions = np.zeros((len(strengths), *y.shape), np.float32)
     for k in range(folds):
         train, test = fold != k, fold == k
-        x_mean, y_mean = x[train].mean(0), y[train].mean(0)
+        x_mean, y_mean = (np.average(z[train], axis=0, weights=weights[train]) for z in (x, y))
         centred = x[train] - x_mean
-        values, vectors = np.linalg.eigh(centred.T @ centred)
-        projected, unseen = vectors.T @ (centred.T @ (y[train] - y_mean)), (x[test] - x_mean) @ vectors
-        for i, strength in enumerate(strengths): predictions[i, test] = unseen @ (projected / (values + strength*train.sum())[:, None]) + y.mean(0)
-    return predictions[((predictions - y)**2).mean((1, 2)).argmin()]
+        weighted = centred * (weights[train] / weights[train].mean())[:, None]
+        values, vectors = np.linalg.eigh(weighted.T @ centred)
+        projected, unseen = vectors.T @ (weighted.T @ (y[train] - y_mean)), (x[test] - x_mean) @ vectors
+        for i, strength in enumerate(strengths): predictions[i, test] = unseen @ (projected / (values + strength*train.sum())[:, None]) + mean
+    return predictions[np.average(((predictions - y)**2).mean(2), axis=1, weights=weights).argmin()]
 
 # %% ../nbs/04_scoring.ipynb #80153bc3
 def percentile_of_partner(a, # one vector for each pair, [n, d]
@@ -88,8 +91,12 @@ class Bridge:
     def __init__(self, visual:VisualEncoder, text:TextEncoder, folds:int=10, seed:int=0): self.visual, self.text, self.folds, self.seed = visual, text, folds, seed
     def score(self, images, texts)->np.ndarray: return self.score_features(pair_features(self.visual, self.text, images, texts))
     def percentile(self, inputs, targets, extra=0):
-        found = cross_fit(inputs, targets, self.folds, seed=self.seed)
-        return percentile_of_partner(F.normalize(torch.tensor(found - found.mean(0)), dim=1) + extra, targets, seed=self.seed)
+        weights = None
+        for _ in range(2):
+            found = cross_fit(inputs, targets, self.folds, weights=weights, seed=self.seed)
+            scores = percentile_of_partner(F.normalize(torch.tensor(found - found.mean(0)), dim=1) + extra, targets, seed=self.seed)
+            weights = np.maximum(scores, .001)**4
+        return scores
 
 class BridgeFactual(Bridge):
     "Does the text name what the picture shows? Ridge map to sentence vectors joined with ImageNet names; percentiles, [n]"
@@ -102,7 +109,7 @@ class BridgeFactual(Bridge):
 
     def score_features(self, features:PairFeatures)->np.ndarray:
         has_names = features.logits is not None and features.logits.shape[1] == len(ResNet50_Weights.DEFAULT.meta['categories'])
-        facts = without(centred(features.sentences), emotion_profile(self.text, features.sentences))
+        facts = without(centred(features.sentences), basic_groups(emotion_profile(self.text, features.sentences)))
         return self.percentile(features.visual, facts, .5*self.names_seen(features.logits) if has_names else 0)
 
 def centred(x): return F.normalize(x - x.mean(0), dim=1)
@@ -110,6 +117,10 @@ def centred(x): return F.normalize(x - x.mean(0), dim=1)
 def emotion_profile(text:TextEncoder, sentences)->torch.Tensor: # [n, 27]
     "Standardised nearness of sentence vectors to the emotion words"
     return AffectiveText(text).fit_vectors(sentences).profile(sentences)
+
+def basic_groups(profile:torch.Tensor)->torch.Tensor: # [n, 27] -> [n, 6]
+    "Mean nearness to the words of each basic emotion"
+    return profile[:, :18].view(-1, 6, 3).mean(2)
 
 def without(x:torch.Tensor, # [n, d]
             known:torch.Tensor, # [n, k]
@@ -130,7 +141,7 @@ class BridgeEmotional(Bridge):
 def basic_emotions(profile:torch.Tensor, # [n, 27]
                    sharpness:float=4)->torch.Tensor: # [n, 6]
     "Softmax over the standardised mean nearness to the words of each basic emotion"
-    groups = profile[:, :18].view(-1, 6, 3).mean(2)
+    groups = basic_groups(profile)
     return (sharpness * (groups - groups.mean(0)) / groups.std(0).clamp(min=1e-6)).softmax(1)
 
 # %% ../nbs/04_scoring.ipynb #d99755ab

@@ -131,7 +131,7 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
     return save_json(out, record)
 
 # %% ../nbs/16_cli.ipynb #a3fb60b7
-SETTINGS = dict(epochs=5, batch_size=32, lr=2e-4, size=128, min_area=.6) # of pre-training, the same for both methods
+SETTINGS = dict(epochs=5, batch_size=32, lr=2e-4, size=128, min_area=.6, frozen_stages=16) # of pre-training, the same for both methods
 
 def auc(truth, scores, n_bootstrap:int=1000, seed:int=0)->dict: # {'mean', 'ci'}
     "Area under the ROC curve by ranks, with its bootstrap interval"

@@ -36,6 +36,7 @@ class CurriculumBatches:
                  epochs:float=30, # length of training; one epoch is n pairs drawn
                  seed:int=0, # 0 or more
                  method:str='pacl', # one of `METHODS`; for 'info_nce' the only key is 'all', for 'pacl_soft' it is 'soft'
+                 share:bool=False, # `batch_size` pairs a step in all, divided among the active partitions, instead of so many of each
                 ):
         partition = np.asarray(partition)
         if wrong := set(partition.tolist()) - set(Partition): raise UserError(f'partition: unknown value {min(wrong)}; expected {min(Partition)} to {max(Partition)}')
@@ -44,11 +45,12 @@ class CurriculumBatches:
         if seed < 0: raise UserError(f'seed {seed}: must be 0 or more')
         self.n, self.seed, self.method = len(partition), seed, method
         self.pools = {p: np.flatnonzero(partition == p) for p in Partition} | {key: np.arange(self.n) for key in ('all', 'soft')}
-        self.sizes = {key: min(batch_size, len(pool)) for key, pool in self.pools.items() if len(pool) >= 2}
-        self.stages = [tuple(key for key in stage if key in self.sizes) for stage in choose(method, METHODS, 'method')]
+        self.stages = [tuple(key for key in stage if len(self.pools[key]) >= 2) for stage in choose(method, METHODS, 'method')]
         for i in reversed(range(len(self.stages) - 1)): self.stages[i] = self.stages[i] or self.stages[i + 1]
         if not self.stages[-1]: raise UserError(f'method {method}: none of its partitions has two pairs; choose another threshold or method')
-        self.pairs = np.array([sum(self.sizes[key] for key in stage) for stage in self.stages])
+        if share and batch_size < 2*max(map(len, self.stages)): raise UserError(f'batch_size {batch_size}: shared by {max(map(len, self.stages))} partitions, it leaves some without two pairs')
+        self.sizes = [{key: min(batch_size//(len(stage) if share else 1), len(self.pools[key])) for key in stage} for stage in self.stages]
+        self.pairs = np.array([sum(sizes.values()) for sizes in self.sizes])
         self.steps = np.zeros(len(self.stages), dtype=int)
         for i, pairs in enumerate(self.pairs):
             left = self.n*epochs*(i + 1)/len(self.stages) - self.steps @ self.pairs
@@ -77,7 +79,7 @@ class CurriculumBatches:
         return float(np.clip(step - (self.steps.cumsum() - self.steps), 0, self.steps) @ self.pairs/self.n)
 
     def _draw(self, key, step):
-        pool, size = self.pools[key], self.sizes[key]
+        pool, size = self.pools[key], self.sizes[self.stage(step)][key]
         number, place = divmod(step, len(pool)//size)
         if self._orders.get(key, (None,))[0] != number:
             self._orders[key] = number, np.random.default_rng([self.seed, list(self.pools).index(key), number]).permutation(pool)

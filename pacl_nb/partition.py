@@ -43,7 +43,7 @@ def calibrate(factual, # factual scores, [n]
               shares=PAPER_SHARES, # asked-for shares: (strong, partial, weak) or (strong, emotional_only, factual_only, weak)
               steps:int=101, # percentiles tried for each threshold
              )->tuple: # thresholds (factual, emotional)
-    "The thresholds whose shares are nearest to `shares`; among equals those that match as many pairs in fact as in emotion"
+    "The thresholds whose shares are nearest to `shares`; where only their sum is asked for, the two partial kinds should not be too unequal either"
     if len(shares) not in (3, 4) or min(shares) < 0 or abs(sum(shares) - 1) > .011: raise UserError(f'shares {tuple(shares)}: three or four non-negative numbers that add up to 1 are needed')
     factual, emotional = np.asarray(factual), np.asarray(emotional)
     a, b = (np.unique(np.quantile(x, np.linspace(0, 1, steps), method='lower')) for x in (factual, emotional))
@@ -55,7 +55,7 @@ def calibrate(factual, # factual scores, [n]
     only_e, only_f = is_emotional - strong, is_factual - strong
     weak = 1 - strong - only_e - only_f
     found = np.stack([strong, only_e, only_f, weak] if len(shares) == 4 else [strong, only_e + only_f, weak])
-    off = ((found - np.reshape(shares, (-1, 1, 1)))**2).sum(0) + 1e-4 * (is_factual - is_emotional)**2
+    off = ((found - np.reshape(shares, (-1, 1, 1)))**2).sum(0) + (.03*(only_f - only_e)**2 if len(shares) == 3 else 0)
     i, j = np.unravel_index(off.argmin(), off.shape)
     return float(a[i]), float(b[j])
 

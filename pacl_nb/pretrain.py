@@ -290,6 +290,7 @@ def pretrain(run, # folder that `prepare` wrote
              width:float=.15, # of the step between kinds, for 'pacl_soft'
              epochs:float=30, # one epoch draws as many pairs as there are
              batch_size:int=64, # pairs of each active partition
+             share_batch:bool=False, # that many in all, divided among the active partitions
              lr:float=None, # of the encoder; None: the paper's for its encoders, else 1e-4
              projection_lr:float=1e-3, # of the projections
              weight_decay:float=.05, # AdamW's
@@ -331,7 +332,7 @@ def pretrain(run, # folder that `prepare` wrote
     torch.manual_seed(seed_of(seed))
     frozen = FROZEN_STAGES.get(name, 0) if frozen_stages is None else frozen_stages
     model = PACL(encoder, text_features.shape[1], projection, dropout, frozen, batch_norm)
-    batches = CurriculumBatches(ds['partition'], batch_size, epochs, seed, method)
+    batches = CurriculumBatches(ds['partition'], batch_size, epochs, seed, method, share_batch)
     thresholds = tuple(load_json(run/'prepare.json')['thresholds'].values())
     start_or_resume(run, config, settings, resume, restart)
 

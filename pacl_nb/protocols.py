@@ -46,7 +46,7 @@ def train_heads(features, # tensor or array [n,d], in memory or mapped
                )->torch.Tensor: # weights [s,d+1,c,k], the last row the intercept
     "Linear heads trained by AdamW with cosine decay (section 4.2), for all seeds and settings in one pass"
     n, (d, k) = len(rows), (features.shape[1], targets.shape[1])
-    dtype = torch.as_tensor(features[:1]).dtype
+    dtype = torch.as_tensor(features[rows[:1]]).dtype
     dtype = dtype if dtype == torch.float64 else torch.float32
     rate, decay = torch.tensor(grid, dtype=dtype).T[..., None]
     orders = [np.random.default_rng(seed_of(s)) for s in seeds]
@@ -102,7 +102,7 @@ def trained_linear(features, # tensor or array [n,d]; may be mapped from disk
         loss = torch.zeros(seeds, len(grid), len(widths))
         for learn, judge in part.inner if len(grid) > 1 else ():
             for place, p in fit(learn)(judge): loss += question_loss(p, targets[judge[place]], task.kind, widths)
-        best = loss.argmin(1) # [seeds, questions]
+        best = loss.nan_to_num(torch.inf).argmin(1) # [seeds, questions]; a head may have run away
         column = best.repeat_interleave(torch.tensor(widths), 1)[:, None, None]
         found = torch.cat([p.gather(1, column.expand(-1, 1, p.shape[2], -1))[:, 0] for _, p in fit(part.train)(part.test)], 1)
         return found.numpy(), [np.array(grid)[b] for b in best.numpy()]

@@ -125,6 +125,9 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
     check_range(0, above=True, lr=lr, backbone_lr=backbone_lr)
     if Path(out).suffix != '.json': raise UserError(f'--out {out}: must be a .json file')
     trained = protocol == 'finetune' or head == 'pdanet'
+    for option, value, serves in [*((o, v, protocol in ('linear', 'finetune')) for o, v in dict(epochs=epochs, lr=lr, weight_decay=weight_decay).items()),
+                                  *((o, v, trained) for o, v in dict(precision=precision, workers=workers).items()), ('backbone_lr', backbone_lr, protocol == 'finetune')]:
+        if value is not None and not serves: raise UserError(f'--{option} {value}: not an option of --protocol {protocol} --head {head}')
     given = dict(epochs=epochs, backbone_rate=backbone_lr, precision=precision, workers=workers) | (dict(rate=lr, decay=weight_decay) if trained else
              dict(rates=None if lr is None else (lr,), decays=None if weight_decay is None else (weight_decay,)))
     visual = visual_encoder(encoder, size=size)

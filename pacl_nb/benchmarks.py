@@ -20,12 +20,14 @@ from .posts import make_posts
 # %% ../nbs/11_benchmarks.ipynb #f63d7ffd
 @dataclass
 class Task:
-    "What is to be predicted for n images: a class (`single_label`) or places on k rating scales (`vad`)"
+    "What is to be predicted for n images: a class, classes on a tree, several categories, or places on k rating scales"
     name:str # for example 'emotion'
-    kind:str # 'single_label' or 'vad'
-    targets:np.ndarray # class numbers [n], or values [n,k]
-    names:list # the classes, or the k scales
+    kind:str # 'single_label', 'hierarchical', 'multi_label' or 'vad'
+    targets:np.ndarray # class (leaf) numbers [n], bool [n,k] or values [n,k]
+    names:list # the classes (leaves), the k categories or the k scales
     keep:np.ndarray=None # bool [n], the images with a clear answer; all of them by default
+    levels:dict=None # hierarchical: level -> (class names, int [leaves]: class of each leaf)
+    scale:tuple=None # vad: lowest and highest value of the scales
     def __post_init__(self):
         self.targets, self.names = np.asarray(self.targets), list(self.names)
         self.keep = np.ones(len(self.targets), bool) if self.keep is None else np.asarray(self.keep, bool)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'PARTS', 'MANIFEST', 'Task', 'Benchmark', 'numbers', 'table_rows', 'largest', 'image_faults', 'open_images',
-           'present', 'assemble', 'check_learnable', 'fingerprint', 'near_pairs', 'components', 'near_duplicates',
-           'encoded', 'joined', 'strata', 'make_split', 'straddling', 'image_hashes', 'save_manifest', 'load_manifest']
+           'counted', 'below', 'present', 'assemble', 'check_learnable', 'fingerprint', 'near_pairs', 'components',
+           'near_duplicates', 'encoded', 'joined', 'strata', 'make_split', 'straddling', 'image_hashes',
+           'save_manifest', 'load_manifest']
 
 # %% ../nbs/11_tasks.ipynb #17574b70
 import hashlib, os
@@ -125,8 +126,16 @@ def open_images(files:list, # paths of image files
     "The images as a data set, each checked to be readable; a `UserError` names the file that is not"
     if check and (faults := [f for f in image_faults(files) if f]):
         raise UserError(faults[0] + (f' (and {len(faults) - 1} more such files)' if faults[1:] else ''))
-    names = [Path(f).relative_to(root).as_posix() if root else Path(f).name for f in files]
+    names = [below(f, root) if root else Path(f).name for f in files]
     return Dataset.from_dict({'image': [str(f) for f in files], 'file_name': names}).cast_column('image', Image())
+
+def counted(n:int, what:str, several:str=None)->str:
+    "`1 image`, `2 images`"
+    return f'{n:,} {what if n == 1 else several or what + "s"}'
+
+def below(file, root)->str:
+    "The path of a file below a folder, as it is written there"
+    return Path(file).relative_to(root).as_posix() if Path(file).is_relative_to(root) else Path(file).as_posix()
 
 def present(files:list, # paths, one a row of the table
             source, # the table, for the error's text
@@ -147,6 +156,7 @@ def assemble(name:str, # of the benchmark
              groups=None, # [n]
              split=None, # [n]
              notes=(), # what was left out so far
+             columns=None, # name -> [n], further columns of the images
              strict:bool=False, # a broken image is an error, instead of being left out
              check:bool=True, # that classes and parts can be learned and tested
             )->Benchmark:
@@ -158,27 +168,32 @@ def assemble(name:str, # of the benchmark
         use = use[[f is None for f in faults]]
         broken = [f for f in faults if f]
         if not len(use): raise UserError(f'{broken[0]} (and so are all {len(broken)} images)')
-        if broken: notes.append(f'{len(broken)} broken images left out; the first: {Path(broken[0].split(": ")[0]).relative_to(root).as_posix()}: {broken[0].split(": ", 1)[1]}')
+        if broken: notes.append(f'{counted(len(broken), "broken image")} left out; the first: {broken[0].removeprefix(f"{root}/")}')
     tasks = {t.name: t.select(use) for t in tasks}
     groups, split = (None if x is None else np.asarray(x)[use] for x in (groups, split))
     images = open_images([files[i] for i in use], root, check=strict)
-    if check: check_learnable(tasks, split, images['file_name'], source)
+    for column, values in (columns or {}).items(): images = images.add_column(column, [values[i] for i in use])
+    if check: check_learnable(tasks, split, images['file_name'], source, notes if len(use) < len(files) else None)
     return Benchmark(name, images, tasks, groups, split, notes)
 
 def check_learnable(tasks:dict, # name -> `Task`
                     split, # [n] or None
                     file_names, # [n]
-                    source): # for the error's text
+                    source, # for the error's text
+                    lost:list=None): # a list of notes where images are missing: then a class that suffers from it is left out, and noted
     "A `UserError` for an empty part, a class with a single image, and a class in the test part only"
     for part in ('train', 'test') if split is not None else ():
         if not (split == part).any(): raise UserError(f'{source}: no image of the {part} part is at hand')
     for task in tasks.values():
         if task.kind not in ('single_label', 'hierarchical'): continue
         for c, words in enumerate(task.names):
-            rows = np.flatnonzero(task.keep & (task.targets == c))
-            if len(rows) == 1: raise UserError(f'{source}: {file_names[int(rows[0])]} is the only image of class {words!r}; two or more are needed')
-            if split is not None and len(rows) and (split[rows] == 'test').all():
-                raise UserError(f'{source}: {task.name} {words!r} occurs in the test part only, so it cannot be learned')
+            rows, fault = np.flatnonzero(task.keep & (task.targets == c)), None
+            if len(rows) == 1: fault = f'{file_names[int(rows[0])]} is the only image of class {words!r}; two or more are needed'
+            elif len(rows) and split is not None and (split[rows] == 'test').all(): fault = f'{task.name} {words!r} occurs in the test part only, so it cannot be learned'
+            if not fault: continue
+            if lost is None: raise UserError(f'{source}: {fault}')
+            task.keep[rows] = False
+            lost.append(f'left out of {task.name}: {fault}')
 
 # %% ../nbs/11_tasks.ipynb #daccc02d
 def fingerprint(image, # PIL image
@@ -313,7 +328,7 @@ def load_manifest(file, # that `save_manifest` wrote
         i, expected, part = listed[name]
         if digest != expected: raise UserError(f'{file}, row {i}: {name} has changed; its sha256 was {expected[:12]}... and is {digest[:12]}...')
         split.append(part)
-    if gone := len(listed) - len(set(benchmark.images['file_name'])): benchmark.notes.append(f'{gone} images of the manifest are not at hand')
+    if gone := len(listed) - len(set(benchmark.images['file_name'])): benchmark.notes.append(f'{counted(gone, "image")} of the manifest not at hand')
     for part in ('train', 'test'):
         if part not in split: raise UserError(f'{file}: no image of the {part} part is at hand')
     return np.array(split)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['VAD', 'IMAGE_SUFFIXES', 'QUADRANTS', 'EMOTION6', 'FI', 'PLEASANT', 'PARROTT', 'load_emotion_6', 'load_unbiasedemo',
-           'WEBEMO', 'WEBEMO_ALIASES', 'EMOTIC', 'EMOSET', 'TUMEMO', 'SENTIMENT', 'SOCIAL', 'load_tumemo', 'load_mvsa',
-           'MIKELS', 'PRIMARY', 'DIVISIONS', 'BENCHMARKS', 'home', 'image_files', 'decoded', 'text_lines',
-           'class_numbers', 'consistent', 'load_oasis', 'load_emotion6', 'polarity', 'load_fi', 'fi_list', 'fi_votes',
-           'load_panda', 'webemo_levels', 'webemo_place', 'webemo_list', 'load_webemo', 'webemo_row', 'load_emotic',
-           'clipped', 'leaves', 'mat_people', 'csv_people', 'crop_people', 'load_iaps', 'load_emotionroi',
-           'load_emoset', 'one_sentiment', 'most', 'tumemo_rows', 'mvsa_rows', 'social_posts', 'load_social',
-           'pair_source', 'load_folder', 'load_posts', 'Source', 'load_benchmark', 'divided', 'describe_benchmarks',
-           'count_table', 'doubles_text', 'check_benchmark']
+           'WEBEMO', 'WEBEMO_ALIASES', 'WEBEMO_FOLDERS', 'WEBEMO_PARTS', 'EMOTIC', 'EMOSET', 'TUMEMO', 'SENTIMENT',
+           'SOCIAL', 'load_tumemo', 'load_mvsa', 'MIKELS', 'PRIMARY', 'DIVISIONS', 'BENCHMARKS', 'home', 'image_files',
+           'decoded', 'text_lines', 'class_numbers', 'consistent', 'load_oasis', 'load_emotion6', 'polarity', 'load_fi',
+           'fi_list', 'fi_votes', 'load_panda', 'webemo_levels', 'webemo_place', 'webemo_list', 'load_webemo',
+           'webemo_row', 'load_emotic', 'clipped', 'leaves', 'mat_people', 'csv_people', 'crop_people', 'load_iaps',
+           'load_emotionroi', 'load_emoset', 'one_sentiment', 'most', 'tumemo_rows', 'mvsa_rows', 'social_posts',
+           'load_social', 'pair_source', 'load_folder', 'load_posts', 'Source', 'load_benchmark', 'divided',
+           'describe_benchmarks', 'count_table', 'doubles_text', 'check_benchmark']
 
 # %% ../nbs/11b_benchmarks.ipynb #0a309900
 import ast, inspect, io, re
@@ -215,14 +215,18 @@ def webemo_levels(confusion:str='own', # the class of confusion among the primar
                 secondary=([leaf for leaf, *_ in WEBEMO], np.arange(len(WEBEMO))))
 
 # %% ../nbs/11b_benchmarks.ipynb #a02edbf5
+WEBEMO_FOLDERS = {str(i): n for i, (n, *_) in enumerate(WEBEMO)} | {n: n for n, *_ in WEBEMO} | WEBEMO_ALIASES
+WEBEMO_PARTS = dict(train='train', train25='train', test='test', test25='test', val='val', validation='val')
+
 def webemo_place(parts, # of a path below the data folder
                 )->tuple: # (part or None, leaf as text or None, file name)
     "Part and label that a path gives away"
-    part = next((p for f in parts[:-1] if (p := {'train25': 'train', 'test25': 'test', 'validation': 'val'}.get(f.lower(), f.lower())) in PARTS), None)
-    leaves = {str(i): n for i, (n, *_) in enumerate(WEBEMO)} | {n: n for n, *_ in WEBEMO} | WEBEMO_ALIASES
-    if len(parts) > 1 and parts[-2].lower() in leaves: return part, leaves[parts[-2].lower()], parts[-1]
-    label, _, name = parts[-1].partition('_')
-    return (part, leaves[label], name) if name and label in leaves and len(parts) > 1 and parts[-2].lower() in ('train', 'test', 'val', 'validation', 'train25', 'test25') else (part, None, parts[-1])
+    *folders, name = parts
+    part = next((WEBEMO_PARTS[f.lower()] for f in folders if f.lower() in WEBEMO_PARTS), None)
+    last = folders[-1].lower() if folders else ''
+    if last in WEBEMO_FOLDERS: return part, WEBEMO_FOLDERS[last], name
+    label, _, rest = name.partition('_')
+    return (part, WEBEMO_FOLDERS[label], rest) if last in WEBEMO_PARTS and rest and label in WEBEMO_FOLDERS else (part, None, name)
 
 def webemo_list(file)->list: # of (leaf, file name)
     "The rows of a list of links and labels"

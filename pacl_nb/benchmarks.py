@@ -703,7 +703,7 @@ def doubles_text(benchmark:Benchmark, seed:int=0, ours:bool=False)->str:
             lines.append(f'the split keeps them together; drawn without looking, it would have put {blind} of them apart from their double' if not apart else f'{apart} of them are apart from their double')
     elif benchmark.groups is not None:
         across = straddling(benchmark.groups[first], doubles).sum()
-        lines.append(f'{across} of them have their double in another group, so that cross-validation may divide them')
+        lines.append(f'{across} of them have their double in another group, so that cross-validation may divide them') if across else lines.append('each has its double in its own group, so that no fold divides them')
     else: lines.append('cross-validation may divide them: to prevent it, give the images a group')
     return '\n'.join(lines)
 

@@ -19,7 +19,8 @@ quiet = dict(TQDM_DISABLE='1', HF_HUB_DISABLE_PROGRESS_BARS='1', HF_DATASETS_DIS
 def notebooks(names=()):
     "The notebooks called `names` (number, stem or path; all of them without names), in the order they are read"
     found = sorted((Path(f).resolve() for f in nbglob(nbs, as_path=True)), key=lambda f: (f.parent != nbs, f))
-    chosen = [f for f in found if not names or any(n in (f.stem, f.stem[3:], f.stem[:2]) or Path(n).resolve() == f for n in names)]
+    called = lambda f: (f.stem, *(m.groups() if (m := re.fullmatch(r'(\d+[a-z]?)_(.+)', f.stem)) else ()))
+    chosen = [f for f in found if not names or any(n in called(f) or Path(n).resolve() == f for n in names)]
     if not chosen: sys.exit(f'no notebook found for {" ".join(names) or nbs}')
     return chosen
 

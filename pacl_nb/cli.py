@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pacl_prepare', 'pacl_pretrain',
-           'pacl_evaluate', 'first_run', 'each_run', 'auc', 'test_enhanced', 'difference', 'quickstart', 'true_shares',
-           'report']
+           'pairs_of', 'pacl_benchmarks', 'pacl_evaluate', 'first_run', 'each_run', 'auc', 'test_enhanced',
+           'difference', 'quickstart', 'true_shares', 'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
-import json, os, sys, time
+import json, os, re, sys, time
 from functools import wraps
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.meta import delegates
 from fastcore.script import Param, anno_parser
 
-from .benchmarks import BENCHMARKS, load_benchmark
+from .benchmarks import BENCHMARKS, check_benchmark, describe_benchmarks, divided, load_benchmark
 from .core import UserError, check_range, keep_freed_memory, save_json
 from .encoders import encode_images, visual_encoder
 from .evaluate import Evaluation, compare, left_out, linear_evaluation, over_seeds, summarise
@@ -27,6 +27,7 @@ from .posts import make_posts
 from .prepare import EMOTIONAL, FACTUAL, load_prepared, prepare
 from .pretrain import pretrain
 from .protocols import PROTOCOLS, evaluate_encoder
+from .tasks import save_manifest
 from .zeroshot import TwoTowers, zero_shot
 
 # %% ../nbs/16_cli.ipynb #46f07dd3
@@ -94,6 +95,30 @@ def pacl_pretrain(run:Param('folder that pacl_prepare wrote', str, required=True
     return pretrain(run, **kwargs)
 
 # %% ../nbs/16_cli.ipynb #9dda6538
+def pairs_of(options:list)->dict:
+    "Options such as `confusion=sadness` or `crop=yes`"
+    for o in options or []:
+        if not re.fullmatch(r'\w+=.+', o): raise UserError(f'--options {o}: expected NAME=VALUE')
+    return {k: dict(yes=True, no=False).get(v, v) for k, v in (o.split('=', 1) for o in options or [])}
+
+@command
+def pacl_benchmarks(check:Param('NAME DIR: a data set to check, and the folder where it lies', str, nargs=2)=None,
+                    manifest:str=None, # .csv to write with --check: file_name, sha256, label and split of every image
+                    options:Param('of the data set, such as confusion=sadness, or label=COLUMN for a folder', str, nargs='*')=None,
+                    seed:int=0): # of a split of our own
+    "The data sets there are, how to obtain them and how they should lie on disk; or whether one of yours is whole"
+    check_range(0, seed=seed)
+    if not check:
+        if manifest or options: raise UserError(f'--{"manifest" if manifest else "options"}: only together with --check NAME DIR')
+        return describe_benchmarks()
+    if manifest and Path(manifest).suffix != '.csv': raise UserError(f'--manifest {manifest}: must be a .csv file')
+    name, data = check
+    text = check_benchmark(name, data, seed, **pairs_of(options))
+    if not manifest: return text
+    print(text, file=sys.stderr)
+    return save_manifest(manifest, divided(load_benchmark(name, data, **pairs_of(options)), seed))
+
+# %% ../nbs/16_cli.ipynb #5e93107d
 @command
 def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required=True)=None,
                   benchmark:Param('data set', str, choices=list(BENCHMARKS), required=True)=None,
@@ -112,12 +137,13 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
                   label:str=None, # folder: column of the label
                   votes:str=None, # folder: columns of votes, separated by commas
                   group:str=None, # folder: column of what must not be divided between folds
-                  split:str=None, # folder: column with train and test
+                  split:str=None, # a .csv written by pacl_benchmarks --manifest; folder: or the column with train and test
+                  options:Param('of the data set, such as confusion=sadness or crop=yes', str, nargs='*')=None,
                   size:int=None, # side of the pictures in pixels for both encoders; None: the encoder's own, and for the baseline the same
                   folds:int=5, # of cross-validation, where the data set has no split of its own
                   n_bootstrap:int=1000, # draws for the intervals
                   batch_size:int=64, # pictures at once, in encoding and in training
-                  seed:int=0): # of the folds, of the first run and of made posts
+                  seed:int=0): # of the folds, of a split of our own, of the first run and of made posts
     "Test an encoder on a benchmark, alone or beside a baseline, with 95 % intervals"
     check_range(1, batch_size=batch_size, n_bootstrap=n_bootstrap, epochs=epochs, seeds=seeds)
     check_range(2, folds=folds)
@@ -132,7 +158,9 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
              dict(rates=None if lr is None else (lr,), decays=None if weight_decay is None else (weight_decay,)))
     visual = visual_encoder(encoder, size=size)
     other = visual_encoder(baseline, size=visual.size) if baseline else None
-    bench = load_benchmark(benchmark, data, label=label, votes=votes, group=group, split=split, seed=seed if benchmark == 'posts' and data is None else None)
+    manifest = split if split and split.endswith('.csv') else None
+    named = dict(label=label, votes=votes, group=group, split=None if manifest else split, seed=seed if benchmark == 'posts' and data is None else None)
+    bench = divided(load_benchmark(benchmark, data, **named | pairs_of(options)), seed, manifest)
     for note in bench.notes: print(note, file=sys.stderr)
     results = [evaluate_encoder(e, bench, None, batch_size, None, protocol, head, folds, seed, seeds, **given) for e in (visual, other) if e is not None]
     tables = [{name: summarise(e, n_bootstrap, seed, each=True) for name, e in tasks.items()} for tasks in results]

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .benchmarks import Benchmark, Task
+from .tasks import Benchmark, Task
 from .core import UserError, check_range, choose, progress
 from .encoders import VisualEncoder, encode_images, image_transform
 from .evaluate import BLOCK, Evaluation, assess, checked_features, coded, divide, layout, linear_evaluation, probabilities, question_loss, read_blocks

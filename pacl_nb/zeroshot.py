@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .benchmarks import Task
+from .tasks import Task
 from .core import UserError
 from .encoders import AffectiveText, VisualEncoder, encode_images, visual_encoder
 from .evaluate import Evaluation

@@ -15,6 +15,7 @@ skipped = set(cfg.tst_flags.split())
 tools = Path(sys.executable).parent # nbdev's commands of this very environment
 
 quiet = dict(TQDM_DISABLE='1', HF_HUB_DISABLE_PROGRESS_BARS='1', HF_DATASETS_DISABLE_PROGRESS_BARS='1')
+fast = dict(MALLOC_MMAP_MAX_='0', MALLOC_TRIM_THRESHOLD_=str(2**31)) # what `core.keep_freed_memory` does, from the start
 
 def notebooks(names=()):
     "The notebooks called `names` (number, stem or path; all of them without names), in the order they are read"
@@ -56,14 +57,14 @@ def run_one(fn, flags=()):
 
 def run(args):
     os.environ.pop('MPLBACKEND', None)
-    os.environ.update(quiet)
+    os.environ.update(quiet | fast)
     for fn in notebooks(args.names):
         start = time.time(); run_one(fn, args.flags.split())
         print(f'ran {fn.relative_to(root)} in {time.time()-start:.0f} s', flush=True)
 
 def test_one(fn, flags):
     start = time.time()
-    env = dict(os.environ, MPLBACKEND='agg', OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'), **quiet)
+    env = dict(os.environ, MPLBACKEND='agg', OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '1'), **quiet, **fast)
     r = subprocess.run([tools/'nbdev_test', '--path', str(fn), '--n_workers', '0', '--flags', flags],
                        capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
     print(f'{"FAIL" if r.returncode else "ok  "} {fn.relative_to(nbs)} {time.time()-start:.0f} s', flush=True)

@@ -19,14 +19,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-import numpy as np, PIL.Image
+import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
 from scipy.io import loadmat
 from .core import UserError, choose, load_json
-from .pairs import read_table
 from .posts import make_posts
-from .tasks import (PARTS, Benchmark, Task, assemble, counted, image_faults, largest, load_manifest, make_split, near_duplicates, numbers, open_images, present,
-                           save_manifest, straddling, table_rows)
+from .tasks import PARTS, Benchmark, Task, assemble, counted, largest, load_manifest, make_split, near_duplicates, numbers, straddling, table_rows
 
 # %% ../nbs/11b_benchmarks.ipynb #441a533e
 VAD = ['valence', 'arousal', 'dominance']
@@ -514,7 +512,7 @@ def _owner_split(rows, split, table):
     if not split and 'split' not in rows[0]: return None
     words = {'training': 'train', 'testing': 'test', 'valid': 'val', 'validation': 'val', 'dev': 'val'}
     parts = [words.get(p.lower(), p.lower()) for p in _cells(rows, split or 'split', table)]
-    if {'train', 'test'} <= set(parts): return np.array([p if p in ('train', 'val', 'test') else '' for p in parts])
+    if {'train', 'test'} <= set(parts): return np.array([p if p in PARTS else '' for p in parts])
     if split: raise UserError(f'{table}: column {split!r} does not hold both train and test')
 
 def _label_classes(words, use, parts, classes, label, table):

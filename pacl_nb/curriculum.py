@@ -23,6 +23,7 @@ def active_partitions(epoch:float, # where in training: 0 is the start, 1.5 half
 
 # %% ../nbs/09_curriculum.ipynb #f76764c1
 METHODS = {'pacl': [active_partitions(third, 3) for third in range(3)],
+           'strong_partial': [active_partitions(half, 3) for half in range(2)],
            'strong_only': [(Partition.strong,)],
            'info_nce': [('all',)],
            'pacl_soft': [('soft',)]}

@@ -286,7 +286,7 @@ FROZEN_STAGES = dict(efficientnet_lite0=15, efficientnet_lite2=19) # of 18 and 2
 def pretrain(run, # folder that `prepare` wrote
              visual:str=None, # visual encoder; None: the one of `prepare`
              text:str=None, # text encoder; None: the one of `prepare`
-             method:str='pacl', # 'pacl', 'pacl_soft' (by degrees), or with the same budget 'info_nce' (all pairs alike) or 'strong_only'
+             method:str='pacl', # 'pacl', 'pacl_soft' (by degrees), or with the same budget 'info_nce' (all pairs alike), 'strong_partial' (all but the weak) or 'strong_only'
              width:float=.15, # of the step between kinds, for 'pacl_soft'
              epochs:float=30, # one epoch draws as many pairs as there are
              batch_size:int=64, # pairs of each active partition
@@ -300,6 +300,7 @@ def pretrain(run, # folder that `prepare` wrote
              dropout:float=.2, # on the encoder's features
              size:int=None, # side of the pictures in training, pixels; None: as prepared
              frozen_stages:int=None, # stages that stay as they are; None: none for the paper's encoders, five sixths for the small ones that come in wheels
+             cache:str=None, # folder for the output of frozen stages; None: `run/cache`
              no_cache:bool=False, # do not keep the output of frozen stages on disk; crops are then taken from the picture
              batch_norm:str='frozen', # running statistics: 'frozen' or 'train'
              min_area:float=.5, # smallest part of a picture that is cut out
@@ -313,7 +314,7 @@ def pretrain(run, # folder that `prepare` wrote
              restart:bool=False, # throw an unfinished run away
             )->Path: # `run/encoder`
     "Stage 3 (Section 3.4): enhance the visual encoder on the prepared pairs of `run`"
-    settings = {k: v for k, v in locals().items() if k not in ('run', 'resume', 'restart', 'workers', 'checkpoint_every', 'log_every')}
+    settings = {k: v for k, v in locals().items() if k not in ('run', 'resume', 'restart', 'workers', 'cache', 'checkpoint_every', 'log_every')}
     run = Path(run)
     choose(method, METHODS, 'method')
     choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
@@ -336,7 +337,7 @@ def pretrain(run, # folder that `prepare` wrote
     thresholds = tuple(load_json(run/'prepare.json')['thresholds'].values())
     start_or_resume(run, config, settings, resume, restart)
 
-    if frozen and not no_cache: inputs = CachedMaps(cache_lower(model, ds['image'], run/'cache'/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["fingerprint"][:12]}.npy'), min_area, seed)
+    if frozen and not no_cache: inputs = CachedMaps(cache_lower(model, ds['image'], Path(cache or run/'cache')/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["images"][:12]}.npy'), min_area, seed)
     else: inputs = TrainingImages(ds['image'], encoder, min_area, seed)
     pairs = TrainingPairs(inputs, text_features, *(torch.tensor(ds[c]) for c in ('factual_cluster', 'emotional_cluster')), batches,
                           torch.tensor(memberships(ds['factual'], ds['emotional'], thresholds, width), dtype=torch.float32))

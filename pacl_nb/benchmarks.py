@@ -11,7 +11,7 @@ __all__ = ['VAD', 'IMAGE_SUFFIXES', 'QUADRANTS', 'EMOTION6', 'FI', 'PLEASANT', '
            'webemo_row', 'load_emotic', 'clipped', 'leaves', 'mat_people', 'csv_people', 'crop_people', 'load_iaps',
            'load_emotionroi', 'load_emoset', 'one_sentiment', 'most', 'tumemo_rows', 'mvsa_rows', 'social_posts',
            'load_social', 'pair_source', 'load_folder', 'load_posts', 'Source', 'load_benchmark', 'divided',
-           'describe_benchmarks', 'count_table', 'doubles_text', 'check_benchmark']
+           'describe_benchmarks', 'count_table', 'file_doubles', 'doubles_text', 'checked_benchmark', 'check_benchmark']
 
 # %% ../nbs/11b_benchmarks.ipynb #0a309900
 import ast, inspect, io, re
@@ -488,7 +488,9 @@ def pair_source(name:str, # 'tumemo' or 'mvsa'
     columns = dict(image=[{'path': str(folder/f'{i}.jpg'), 'bytes': None} for i in ids], text=[text(folder/f'{i}.txt') for i in ids])
     features = dict(image=Image(decode=False), text=Value('string'))
     if manifest is not None:
-        part = {r['file_name']: r['split'] for r in table_rows(manifest)}
+        if missing := [c for c in ('file_name', 'split') if c not in (rows := table_rows(manifest))[0]]: raise UserError(f'{manifest}: no column {missing[0]!r}; give a .csv of `save_manifest`')
+        part = {r['file_name']: r['split'] for r in rows}
+        if not any(f'{i}.jpg' in part for i in ids): raise UserError(f'{manifest}: lists no image of {data}')
         columns['split'], features['split'] = [part.get(f'{i}.jpg') for i in ids], Value('string')
     return Dataset.from_dict(columns, Features(features))
 
@@ -576,6 +578,8 @@ def load_posts(data=None, # a folder saved by `Dataset.save_to_disk`, or a `Data
                seed:int=0, # of those made
               )->Benchmark:
     "Held-out posts: task `emotion`, the emotion of the picture; grouped by object"
+    try: n, seed = int(n), int(seed)
+    except ValueError: raise UserError(f'posts: n={n}, seed={seed}; expected whole numbers') from None
     try: posts = make_posts(n, seed=seed, split='test') if data is None else data if isinstance(data, Dataset) else load_from_disk(str(data))
     except (OSError, ValueError) as e:
         if isinstance(e, UserError): raise
@@ -654,11 +658,12 @@ def load_benchmark(name:str, # one of `BENCHMARKS`
 def divided(benchmark:Benchmark,
             seed:int=0, # of a split of our own
             manifest=None, # CSV of `save_manifest`: read instead
+            duplicates:np.ndarray=None, # group numbers [n] of a split of our own; None finds them with `near_duplicates`
            )->Benchmark:
     "The benchmark with the split that it is judged by: a manifest's, else its owner's, else ours where the paper draws one, else none"
     if manifest is not None: return replace(benchmark, split=load_manifest(manifest, benchmark), notes=benchmark.notes)
     if benchmark.split is not None or BENCHMARKS[benchmark.name].division != 'ours': return benchmark
-    return replace(benchmark, split=make_split(benchmark, seed), notes=benchmark.notes + [f'not divided by its owner: split 8:1:1 with seed {seed}, near-duplicates together'])
+    return replace(benchmark, split=make_split(benchmark, seed, duplicates), notes=benchmark.notes + [f'not divided by its owner: split 8:1:1 with seed {seed}, near-duplicates together'])
 
 # %% ../nbs/11b_benchmarks.ipynb #49eb0fa0
 def describe_benchmarks(*names, # of `BENCHMARKS`; all of them without any
@@ -680,11 +685,16 @@ def count_table(task:Task,
     lines = [f'{task.name:{width}} ' + ' '.join(f'{h:>8}' for h in [*parts, 'all'])]
     return '\n'.join(lines + [f'{n:{width}} ' + ' '.join(f'{c[n]:>8,}' for c in columns) for n in task.names])
 
-def doubles_text(benchmark:Benchmark, seed:int=0, ours:bool=False)->str:
+def file_doubles(benchmark:Benchmark)->np.ndarray: # group numbers [n]
+    "Groups of nearly the same pictures, each file looked at once, however many rows it has"
+    _, first, file = np.unique(benchmark.images['file_name'], return_index=True, return_inverse=True)
+    return near_duplicates(benchmark.images.select(first))[file]
+
+def doubles_text(benchmark:Benchmark, doubles:np.ndarray, # from `file_doubles` [n]
+                 seed:int=0, ours:bool=False)->str:
     "Near-duplicates in words: how many, of what label, and how the split treats them"
     first = np.unique(benchmark.images['file_name'], return_index=True)[1]
-    images, (task, *_) = benchmark.images.select(first), benchmark.tasks.values()
-    doubles, names = near_duplicates(images), images['file_name'][:]
+    doubles, names, (task, *_) = doubles[first], benchmark.images.select(first)['file_name'][:], benchmark.tasks.values()
     size = np.bincount(doubles)
     if size.max() == 1: return 'no two images are nearly the same'
     groups = [np.flatnonzero(doubles == g) for g in np.argsort(-size, kind='stable')[:3] if size[g] > 1]
@@ -705,19 +715,24 @@ def doubles_text(benchmark:Benchmark, seed:int=0, ours:bool=False)->str:
     else: lines.append('cross-validation may divide them: to prevent it, give the images a group')
     return '\n'.join(lines)
 
-def check_benchmark(name:str, # one of `BENCHMARKS`
-                    data=None, # its folder
-                    seed:int=0, # of a split of our own
-                    manifest=None, # CSV of `save_manifest`, if the split is written down
-                    **options, # of `load_benchmark`
-                   )->str:
-    "A report in words: counts by class and part, what is missing or broken, and near-duplicates"
+def checked_benchmark(name:str, # one of `BENCHMARKS`
+                      data=None, # its folder
+                      seed:int=0, # of a split of our own
+                      manifest=None, # CSV of `save_manifest`, if the split is written down
+                      **options, # of `load_benchmark`
+                     )->tuple: # report, `Benchmark` with its split
+    "A report in words: counts by class and part, what is missing or broken, and near-duplicates; and the benchmark, for those who go on with it"
     loaded = load_benchmark(name, data, **options)
-    bench = divided(loaded, seed, manifest)
+    doubles = file_doubles(loaded)
+    bench = divided(loaded, seed, manifest, doubles)
     source, ours = BENCHMARKS[name], bench.split is not None and loaded.split is None
     by = f'as {Path(manifest).name} says' if manifest is not None else DIVISIONS['ours' if ours else 'owner' if bench.split is not None else 'folds']
     texts = [f'{name}: {source.title}\n{len(bench.images):,} images or people at hand; published: {source.size}\ndivided: {by}' + (f', seed {seed}' if ours and manifest is None else '')]
     texts += [count_table(t, bench.split) + (f'\n{(~t.keep).sum()} without a clear answer' if not t.keep.all() else '') for t in bench.tasks.values() if t.kind != 'hierarchical']
     empty = [f'{t.name}: no image of {", ".join(n for n, c in t.counts().items() if not c)}' for t in bench.tasks.values() if t.kind != 'vad' and not all(t.counts().values())]
     texts.append('\n'.join(loaded.notes + empty) or 'nothing is missing and nothing is broken')
-    return '\n\n'.join(texts + [doubles_text(bench, seed, ours and manifest is None)])
+    return '\n\n'.join(texts + [doubles_text(bench, doubles, seed, ours and manifest is None)]), bench
+
+def check_benchmark(name:str, data=None, seed:int=0, manifest=None, **options)->str:
+    "The report alone"
+    return checked_benchmark(name, data, seed, manifest, **options)[0]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pacl_prepare', 'pacl_pretrain',
-           'pairs_of', 'pacl_benchmarks', 'pacl_evaluate', 'first_run', 'each_run', 'auc', 'test_enhanced',
+           'pairs_of', 'pacl_benchmarks', 'pacl_evaluate', 'too_few', 'first_run', 'each_run', 'auc', 'test_enhanced',
            'difference', 'quickstart', 'true_shares', 'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
@@ -19,9 +19,9 @@ from fastcore.meta import delegates
 from fastcore.script import Param, anno_parser
 
 from .benchmarks import BENCHMARKS, check_benchmark, describe_benchmarks, divided, load_benchmark
-from .core import UserError, check_range, keep_freed_memory, save_json
+from .core import UserError, check_range, keep_freed_memory, remove, save_json
 from .encoders import encode_images, visual_encoder
-from .evaluate import Evaluation, compare, left_out, linear_evaluation, over_seeds, summarise
+from .evaluate import Evaluation, compare, divide, left_out, linear_evaluation, over_seeds, summarise
 from .partition import Partition
 from .posts import make_posts
 from .prepare import EMOTIONAL, FACTUAL, load_prepared, prepare
@@ -134,6 +134,8 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
                   weight_decay:float=None, # linear and finetune: AdamW's; None: 0.05
                   precision:str=None, # finetune: 'no', 'bf16' or 'fp16'
                   workers:int=None, # finetune: processes that load pictures
+                  checkpoint_every:int=None, # finetune: steps after which the network in training is kept; None: 100
+                  restart:bool=False, # finetune: throw away what a stopped run left beside OUT; without it, the same command goes on
                   label:str=None, # folder: column of the label
                   votes:str=None, # folder: columns of votes, separated by commas
                   group:str=None, # folder: column of what must not be divided between folds
@@ -145,14 +147,14 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
                   batch_size:int=64, # pictures at once, in encoding and in training
                   seed:int=0): # of the folds, of a split of our own, of the first run and of made posts
     "Test an encoder on a benchmark, alone or beside a baseline, with 95 % intervals"
-    check_range(1, batch_size=batch_size, n_bootstrap=n_bootstrap, epochs=epochs, seeds=seeds)
+    check_range(1, batch_size=batch_size, n_bootstrap=n_bootstrap, epochs=epochs, seeds=seeds, checkpoint_every=checkpoint_every)
     check_range(2, folds=folds)
     check_range(0, seed=seed, weight_decay=weight_decay, workers=workers)
     check_range(0, above=True, lr=lr, backbone_lr=backbone_lr)
     if Path(out).suffix != '.json': raise UserError(f'--out {out}: must be a .json file')
     trained = protocol == 'finetune' or head == 'pdanet'
     for option, value, serves in [*((o, v, protocol in ('linear', 'finetune')) for o, v in dict(epochs=epochs, lr=lr, weight_decay=weight_decay).items()),
-                                  *((o, v, trained) for o, v in dict(precision=precision, workers=workers).items()), ('backbone_lr', backbone_lr, protocol == 'finetune')]:
+                                  *((o, v, trained) for o, v in dict(precision=precision, workers=workers, checkpoint_every=checkpoint_every).items()), ('backbone_lr', backbone_lr, protocol == 'finetune')]:
         if value is not None and not serves: raise UserError(f'--{option} {value}: not an option of --protocol {protocol} --head {head}')
     given = dict(epochs=epochs, backbone_rate=backbone_lr, precision=precision, workers=workers) | (dict(rate=lr, decay=weight_decay) if trained else
              dict(rates=None if lr is None else (lr,), decays=None if weight_decay is None else (weight_decay,)))
@@ -162,7 +164,12 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
     named = dict(label=label, votes=votes, group=group, split=None if manifest else split, seed=seed if benchmark == 'posts' and data is None else None)
     bench = divided(load_benchmark(benchmark, data, **named | pairs_of(options)), seed, manifest)
     for note in bench.notes: print(note, file=sys.stderr)
-    results = [evaluate_encoder(e, bench, None, batch_size, None, protocol, head, folds, seed, seeds, **given) for e in (visual, other) if e is not None]
+    if protocol == 'linear' and head == 'linear' and (note := too_few(bench, visual, folds, seed)): print(note, file=sys.stderr)
+    partial = Path(out).with_suffix('.partial')
+    if trained and restart: remove(partial)
+    if trained and partial.exists(): print(f'{partial}: left by a stopped run; what was made with the same options, weights and pictures is not made again', file=sys.stderr)
+    kept = dict(keep=partial, checkpoint_every=checkpoint_every) if trained else {}
+    results = [evaluate_encoder(e, bench, None, batch_size, None, protocol, head, folds, seed, seeds, **given, **kept) for e in (visual, other) if e is not None]
     tables = [{name: summarise(e, n_bootstrap, seed, each=True) for name, e in tasks.items()} for tasks in results]
     record = dict(encoder=str(encoder), benchmark=benchmark, protocol=protocol, head=head, seeds=seeds, options={k: v for k, v in given.items() if v is not None}, size=visual.size, images=len(bench.images),
                   notes=bench.notes + [f'{name}: not judged, and not in the means: {", ".join(gone)}' for name, e in results[0].items() if (gone := left_out(first_run(e)))], tasks=tables[0])
@@ -174,7 +181,15 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
     for name, table in tables[0].items():
         shown = {k: v for k, v in table.items() if k in SHOWN or k.endswith(('_accuracy', '_weighted_f1'))}
         print(f'{name}: ' + ', '.join(f'{k} {v["mean"]:.3f} [{v["ci"][0]:.3f}, {v["ci"][1]:.3f}]' for k, v in shown.items()), file=sys.stderr)
-    return save_json(out, record)
+    save_json(out, record)
+    if trained: remove(partial)
+    return Path(out)
+
+def too_few(benchmark, encoder, folds:int, seed:int)->str|None:
+    "A note where the fixed recipe of `linear` learns from fewer images than there are features"
+    images = min(len(part.train) for task in benchmark.tasks.values() for part in divide(task, benchmark.groups, benchmark.split, folds, seed))
+    if images < encoder.num_features: return (f'note: --protocol linear learns {encoder.num_features} weights an output from {images} images, and its fixed recipe soon knows them by heart; '
+                                              '--protocol probe, which chooses its penalty, is the better measure on so few')
 
 SHOWN = ('accuracy', 'weighted_f1', 'macro_f1', 'chance', 'r2', 'mse', 'mean_average_precision', 'mean_auc', 'tree_consistency')
 

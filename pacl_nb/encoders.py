@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['lite_networks', 'visual_aliases', 'text_aliases', 'EMOTION_WORDS', 'as_rgb', 'square', 'image_transform', 'Stage',
-           'is_clip_vit', 'is_channels_last', 'network_stages', 'whole_body', 'VisualEncoder', 'from_wheel',
-           'lite_weights', 'rename', 'timm_network', 'clip_network', 'picture_config', 'loading', 'local_folder',
-           'visual_encoder', 'unknown_encoder', 'saved_encoder', 'encode_images', 'mean_pool', 'TextEncoder',
-           'text_encoder', 'AffectiveText']
+           'is_clip_vit', 'is_channels_last', 'network_stages', 'whole_body', 'VisualEncoder', 'freeze_statistics',
+           'from_wheel', 'lite_weights', 'rename', 'timm_network', 'clip_network', 'picture_config', 'loading',
+           'local_folder', 'visual_encoder', 'unknown_encoder', 'saved_encoder', 'picture_batches', 'encode_images',
+           'mean_pool', 'TextEncoder', 'text_encoder', 'AffectiveText']
 
 # %% ../nbs/03_encoders.ipynb #7613f459
 import difflib, importlib, json
@@ -139,6 +139,12 @@ class VisualEncoder(nn.Module):
         save_json(folder/'config.json', self.config)
         return folder
 
+# %% ../nbs/03_encoders.ipynb #9a079517
+def freeze_statistics(model:nn.Module):
+    "Let the running statistics of all BatchNorm layers stay as they are; to be called after `model.train()`"
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+
 # %% ../nbs/03_encoders.ipynb #f790c5b0
 lite_networks = dict(efficientnet_lite0='tf_efficientnet_lite0', efficientnet_lite2='tf_efficientnet_lite2')
 
@@ -254,6 +260,16 @@ def saved_encoder(folder, # that `VisualEncoder.save` wrote
         return VisualEncoder(model, config | dict(size=size or config['size'])).eval()
 
 # %% ../nbs/03_encoders.ipynb #9ebf5efe
+def picture_batches(images, # a sequence of n PIL images
+                    transform, # PIL -> [3,h,w]
+                    batch_size:int=64,
+                    desc:str='encoding images', # for the progress bar
+                   ): # yields (slice of the pictures, tensor [b,3,h,w])
+    "All pictures in their order, transformed, a batch at a time"
+    for i in progress(range(0, len(images), batch_size), desc):
+        place = slice(i, min(i + batch_size, len(images)))
+        yield place, torch.stack([transform(images[j]) for j in range(place.start, place.stop)])
+
 @torch.no_grad()
 def encode_images(encoder:VisualEncoder,
                   images, # a sequence of PIL images, such as a column of a data set
@@ -266,9 +282,8 @@ def encode_images(encoder:VisualEncoder,
     transform, training, device = transform or encoder.transform, encoder.training, next(encoder.parameters()).device
     features = torch.empty(len(images), encoder.num_features)
     encoder.eval()
-    for i in progress(range(0, len(images), batch_size), 'encoding images'):
-        batch = torch.stack([transform(images[j]) for j in range(i, min(i + batch_size, len(images)))])
-        features[i:i + batch_size] = encoder(batch.to(device, memory_format=torch.channels_last)).float().cpu()
+    for place, batch in picture_batches(images, transform, batch_size):
+        features[place] = encoder(batch.to(device, memory_format=torch.channels_last)).float().cpu()
     encoder.train(training)
     return (features, encoder.logits(features.to(device)).cpu()) if logits else features
 

@@ -23,7 +23,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
-from .encoders import VisualEncoder, as_rgb, visual_encoder
+from .encoders import VisualEncoder, as_rgb, freeze_statistics, picture_batches, visual_encoder
 from .losses import partition_loss, similarity
 from .partition import Partition, memberships
 from .prepare import change_encoders, load_prepared, versions
@@ -52,9 +52,7 @@ class PACL(nn.Module):
     def train(self, mode:bool=True):
         super().train(mode)
         for stage in self.lower(): stage.eval()
-        if self.norms_frozen:
-            for m in self.visual.modules():
-                if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+        if self.norms_frozen: freeze_statistics(self.visual)
         return self
 
     def from_lower(self, x): # what `lower` made of images -> features [n,d]
@@ -106,11 +104,11 @@ def cache_lower(model:PACL,
     model.eval()
     device = next(model.parameters()).device
     with written_whole(file) as partial:
-        for i in progress(range(0, len(images), batch_size), 'caching frozen stages'):
-            batch = torch.stack([model.visual.transform(images[j]) for j in range(i, min(i + batch_size, len(images)))]).to(device, memory_format=torch.channels_last)
+        for place, batch in picture_batches(images, model.visual.transform, batch_size, 'caching frozen stages'):
+            batch = batch.to(device, memory_format=torch.channels_last)
             maps = torch.stack([model.apply_lower(x) for x in (batch, batch.flip(3))], 1).half().cpu().contiguous().numpy()
-            if i == 0: out = np.lib.format.open_memmap(partial, 'w+', np.float16, (len(images), *maps.shape[1:]))
-            out[i:i + len(maps)] = maps
+            if place.start == 0: out = np.lib.format.open_memmap(partial, 'w+', np.float16, (len(images), *maps.shape[1:]))
+            out[place] = maps
         out.flush()
     return np.load(file, mmap_mode='r')
 
@@ -143,10 +141,11 @@ def rate_factor(step:int, steps:int, # of the whole run
 # %% ../nbs/10_pretrain.ipynb #1d0fc635
 ENCODER_RATES = dict(resnet50=1e-3, vit_base=1e-5, vit_clip=1e-5, swin_base=2e-5) # Section 4.2
 
-def make_optimizer(model:PACL, lr:float, projection_lr:float, weight_decay:float):
-    "AdamW with two rates; weight decay on matrices and kernels only"
+def make_optimizer(sets:list, # of (modules, learning rate)
+                   weight_decay:float):
+    "AdamW with a rate of its own for each set of modules; weight decay on matrices and kernels only"
     groups = []
-    for rate, modules in ((lr, [model.visual]), (projection_lr, [model.visual_projection, model.text_projection])):
+    for modules, rate in sets:
         parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
         for matrix in (True, False):
             groups.append(dict(params=[p for p in parameters if (p.ndim > 1) == matrix], lr=rate, rate=rate, weight_decay=weight_decay if matrix else 0))
@@ -223,7 +222,7 @@ def train(model:PACL, pairs:TrainingPairs,
           log_every:int=10): # steps
     "Train `model` in place (Section 3.4), from the newest checkpoint on if there is one"
     accelerator = Accelerator(mixed_precision=precision)
-    optimizer, batches = make_optimizer(model, lr, projection_lr, weight_decay), pairs.batches
+    optimizer, batches = make_optimizer([([model.visual], lr), ([model.visual_projection, model.text_projection], projection_lr)], weight_decay), pairs.batches
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     pairs.to(accelerator.device)
     newest = newest_checkpoint(checkpoints) if checkpoints else None

@@ -5,24 +5,29 @@
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'BACKBONE_RATES', 'PROTOCOLS', 'unit_range', 'train_heads', 'head_outputs', 'trained_linear', 'nearest',
            'vote', 'nearest_neighbours', 'PDANetHead', 'polarity_loss', 'training_loss', 'Reader', 'map_channels',
-           'PlainImages', 'StoredMaps', 'train_network', 'network_outputs', 'finetune', 'at_size', 'tasks_for',
-           'evaluate_encoder']
+           'PlainImages', 'StoredMaps', 'train_network', 'network_outputs', 'run_key', 'own_folder', 'finetune',
+           'at_size', 'tasks_for', 'evaluate_encoder']
 
 # %% ../nbs/12b_protocols.ipynb #88f2007d
-import copy, inspect, tempfile
+import copy, hashlib, inspect, json, tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from itertools import product
+from pathlib import Path
 
 import numpy as np, torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader
 
 from .tasks import Benchmark, Task
-from .core import UserError, check_range, choose, progress
-from .encoders import VisualEncoder, encode_images, image_transform
-from .evaluate import BLOCK, Evaluation, assess, checked_features, coded, divide, layout, linear_evaluation, probabilities, question_loss, read_blocks
-from .pretrain import TrainingImages, as_it_is, rate_factor, seed_of
+from .core import UserError, check_range, choose, progress, remove, written_whole
+from .encoders import VisualEncoder, as_rgb, encode_images, freeze_statistics, picture_batches
+from .evaluate import Evaluation, assess, checked_features, coded, divide, layout, linear_evaluation, probabilities, question_loss, read_blocks
+from .prepare import versions
+from .pretrain import TrainingImages, as_it_is, make_optimizer, newest_checkpoint, rate_factor, save_checkpoint, seed_of, step_of
 
 # %% ../nbs/12b_protocols.ipynb #f640f356
 def unit_range(task:Task,
@@ -209,8 +214,7 @@ class Reader(nn.Module):
 
     def train(self, mode:bool=True):
         super().train(mode)
-        for m in self.encoder.modules() if self.norms_frozen else ():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+        if self.norms_frozen: freeze_statistics(self.encoder)
         return self
 
     def body(self, images): return self.encoder.forward_map(images) if self.on_map else self.encoder(images)
@@ -234,13 +238,12 @@ class StoredMaps:
     "What the encoder makes of all pictures, computed once; `[(step, row), ...]` -> [n,...]"
     @torch.no_grad()
     def __init__(self, images, reader:Reader, batch_size:int=64):
-        device, plain = next(reader.parameters()).device, PlainImages(images, reader.encoder)
+        device = next(reader.parameters()).device
         reader.eval()
-        for i in progress(range(0, len(images), batch_size), 'encoding images'):
-            x = plain.__getitems__([(0, j) for j in range(i, min(i + batch_size, len(images)))])
+        for place, x in picture_batches(images, reader.encoder.transform, batch_size):
             maps = reader.body(x.to(device)).half().cpu().numpy()
-            if i == 0: self.maps = np.memmap(tempfile.TemporaryFile(), np.float16, 'w+', shape=(len(images), *maps.shape[1:]))
-            self.maps[i:i + len(maps)] = maps
+            if place.start == 0: self.maps = np.memmap(tempfile.TemporaryFile(), np.float16, 'w+', shape=(len(images), *maps.shape[1:]))
+            self.maps[place] = maps
     def __len__(self): return len(self.maps)
     def __getitems__(self, keys): return torch.from_numpy(self.maps[[row for _, row in keys]]).float()
 
@@ -248,26 +251,31 @@ def train_network(model:nn.Module, inputs, # `TrainingImages`, `PlainImages` or 
                   rows:np.ndarray, # those to learn from
                   targets:torch.Tensor, # theirs [len(rows),k]
                   loss, # (outputs, targets) -> scalar
-                  groups:list, # of (parameters, learning rate)
+                  rates:list, # of (modules, learning rate)
                   decay:float=.05, # weight decay, of matrices and kernels
-                  epochs:int=40, batch_size:int=64, seed:int=0, precision:str='no', workers:int=0):
-    "Train in place with AdamW and cosine decay"
+                  epochs:int=40, batch_size:int=64, seed:int=0, precision:str='no', workers:int=0,
+                  checkpoints=None, # folder; None: none are written
+                  checkpoint_every:int=100): # steps
+    "Train in place with AdamW and cosine decay, from the newest checkpoint on if there is one"
     accelerator = Accelerator(mixed_precision=precision)
-    optimizer = torch.optim.AdamW([dict(params=[p for p in parameters if (p.ndim > 1) == matrix], lr=rate, rate=rate, weight_decay=decay if matrix else 0)
-                                   for parameters, rate in groups for matrix in (True, False)])
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = accelerator.prepare(model, make_optimizer(rates, decay))
+    newest = newest_checkpoint(checkpoints) if checkpoints else None
+    start = step_of(newest)
+    if newest: accelerator.load_state(str(newest))
     rng, targets = np.random.default_rng(seed_of(seed)), targets.to(accelerator.device)
     batches = [b for _ in range(epochs) for b in np.split(rng.permutation(len(rows)), range(batch_size, len(rows), batch_size))]
     keys = [[(step, int(row)) for row in rows[b]] for step, b in enumerate(batches)]
-    loader = DataLoader(inputs, batch_sampler=keys, collate_fn=as_it_is, num_workers=workers, pin_memory=accelerator.device.type == 'cuda')
+    loader = DataLoader(inputs, batch_sampler=keys[start:], collate_fn=as_it_is, num_workers=workers, pin_memory=accelerator.device.type == 'cuda')
     model.train()
-    for step, x in enumerate(progress(loader, 'training', total=len(batches))):
+    for step, x in enumerate(progress(loader, 'training', total=len(batches), initial=start), start):
+        torch.manual_seed(seed_of(seed, step))
         for group in optimizer.param_groups: group['lr'] = group['rate'] * rate_factor(step, len(batches), 0)
         with accelerator.autocast(): value = loss(model(x.to(accelerator.device, non_blocking=True)), targets[batches[step]])
         if not value.isfinite(): raise UserError(f'the loss became {value.item()} in step {step + 1} of {len(batches)}; lower the learning rates, or train without half precision')
         optimizer.zero_grad()
         accelerator.backward(value)
         optimizer.step()
+        if checkpoints and (step + 1) % checkpoint_every == 0 and step + 1 < len(batches): save_checkpoint(accelerator, checkpoints, step + 1)
     return accelerator.unwrap_model(model).eval()
 
 @torch.no_grad()
@@ -277,6 +285,28 @@ def network_outputs(model, inputs, rows, batch_size:int=64)->torch.Tensor: # [le
     return torch.cat([model(inputs.__getitems__([(0, int(r)) for r in rows[i:i + batch_size]]).to(device)).float().cpu() for i in range(0, len(rows), batch_size)])
 
 # %% ../nbs/12b_protocols.ipynb #fa8d2ee5
+def run_key(encoder:VisualEncoder, images, # a sequence of n PIL images
+            about:dict, # everything else that decides the predictions
+           )->str:
+    "A fingerprint of weights, pictures, options and package versions, 16 hex digits"
+    def digest(i):
+        image = as_rgb(images[i])
+        return hashlib.sha256(f'{image.size}'.encode() + image.tobytes()).digest()
+    about = about | dict(versions=versions(), device=PartialState().device.type, size=encoder.size, **{k: encoder.config[k] for k in ('library', 'architecture', 'pretrained_cfg')})
+    key = hashlib.sha256(json.dumps(about, sort_keys=True, default=lambda o: vars(o) if isinstance(o, Task) else np.asarray(o).tolist()).encode())
+    for name, x in encoder.state_dict().items(): key.update(f'{name} {x.dtype} {list(x.shape)}'.encode() + x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    with ThreadPoolExecutor() as pool:
+        for d in progress(pool.map(digest, range(len(images))), 'fingerprint of the images', total=len(images)): key.update(d)
+    return key.hexdigest()[:16]
+
+@contextmanager
+def own_folder(folder:Path): # made where it is missing
+    "The folder for this process alone, as long as the block runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder/'lock', timeout=10): yield folder
+    except Timeout: raise UserError(f'{folder}: another process is at work on the same run; wait for it, or stop it') from None
+
 def finetune(encoder:VisualEncoder,
              images, # a sequence of n PIL images
              task:Task, groups:np.ndarray=None, split:np.ndarray=None, folds:int=5, # as in `linear_evaluation`
@@ -293,9 +323,12 @@ def finetune(encoder:VisualEncoder,
              batch_norm:str='frozen', # running statistics: 'frozen' or 'train'
              precision:str='no', # 'no', 'bf16' or 'fp16'
              workers:int=0, # processes that load pictures
+            keep=None, # folder for what a stopped run leaves, and where the same run goes on; remove it afterwards. None: nothing is kept
+            checkpoint_every:int=100, # steps of the network in training
             )->list: # of `Evaluation`, one a seed
     "Fine-tuning (section 4.2), of encoder and head or of the head alone"
-    check_range(1, epochs=epochs, batch_size=batch_size, seeds=seeds)
+    about = {k: v for k, v in locals().items() if k not in ('encoder', 'images', 'seeds', 'workers', 'keep', 'checkpoint_every')}
+    check_range(1, epochs=epochs, batch_size=batch_size, seeds=seeds, checkpoint_every=checkpoint_every)
     check_range(0, above=True, rate=rate, backbone_rate=backbone_rate)
     check_range(0, polarity=polarity, decay=decay, workers=workers)
     choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
@@ -306,16 +339,23 @@ def finetune(encoder:VisualEncoder,
     loss = lambda outputs, t: training_loss(outputs, t, task.kind, widths, polarity)
     plain, stored = PlainImages(images, encoder), StoredMaps(images, Reader(encoder, 1, head), batch_size) if frozen else None
     def one(part, seed):
+        number = next(i for i, p in enumerate(parts) if p is part)
+        done, checkpoints = (folder/f'part_{number}_seed_{seed}.npy', folder/f'part_{number}_seed_{seed}') if folder else (None, None)
+        if done and done.exists(): return np.load(done)
         torch.manual_seed(seed_of(seed))
         reader, (low, span) = Reader(encoder if frozen else copy.deepcopy(encoder), sum(widths), head, batch_norm), unit_range(task, targets[part.train])
         model = reader.head if frozen else reader.requires_grad_(True)
-        sets = [(list(reader.head.parameters()), rate)] + ([] if frozen else [(list(reader.encoder.parameters()), backbone_rate)])
-        model = train_network(model, stored or TrainingImages(images, encoder, min_area, seed), part.train, (targets[part.train] - low) / span, loss, sets,
-                              decay, epochs, batch_size, seed, precision, workers)
+        rates = [([reader.head], rate)] + ([] if frozen else [([reader.encoder], backbone_rate)])
+        model = train_network(model, stored or TrainingImages(images, encoder, min_area, seed), part.train, (targets[part.train] - low) / span, loss, rates,
+                              decay, epochs, batch_size, seed, precision, workers, checkpoints, checkpoint_every)
         outputs = network_outputs(model, stored or plain, part.test, batch_size)
-        return (outputs * span + low if task.kind == 'vad' else probabilities(outputs, widths)).numpy()
+        found = (outputs * span + low if task.kind == 'vad' else probabilities(outputs, widths)).numpy()
+        if done:
+            with written_whole(done) as p, open(p, 'wb') as f: np.save(f, found)
+            remove(checkpoints)
+        return found
     def predict(part): return np.stack([one(part, s) for s in range(seed, seed + seeds)]), [()] * seeds
-    return assess(task, groups, parts, predict)
+    with own_folder(Path(keep)/run_key(encoder, images, about)) if keep else nullcontext() as folder: return assess(task, groups, parts, predict)
 
 # %% ../nbs/12b_protocols.ipynb #16c4ad8f
 PROTOCOLS = dict(probe='the best linear head, its penalty chosen', linear='a linear layer, trained as in the paper', finetune='head and encoder, trained as in the paper',
@@ -324,9 +364,7 @@ PROTOCOLS = dict(probe='the best linear head, its penalty chosen', linear='a lin
 def at_size(encoder, size:int, # side of the pictures, pixels
            ):
     "The same encoder, looking at pictures of another size"
-    encoder = copy.copy(encoder)
-    encoder.size, encoder.transform = size, image_transform(size, **{k: encoder.config['pretrained_cfg'][k] for k in ('mean', 'std', 'interpolation')})
-    return encoder
+    return VisualEncoder(encoder.model, encoder.config | dict(size=size)).train(encoder.training)
 
 def tasks_for(protocol:str, benchmark:Benchmark)->dict: # task name -> `Task`
     "The tasks that a protocol can serve: all, but for `logreg` and `ridge`"
@@ -344,7 +382,7 @@ def evaluate_encoder(encoder, # a `VisualEncoder`; where it stays frozen any mod
                      folds:int=5, # where the owner has not divided the set
                      seed:int=0,
                      seeds:int=1, # runs: trained heads or networks; for the others divisions into folds
-                     **options, # of `linear_evaluation`, `trained_linear`, `nearest_neighbours` or `finetune`; those that are None are ignored
+                     **options, # of `linear_evaluation`, `trained_linear`, `nearest_neighbours` or `finetune`, such as its `keep`; those that are None are ignored
                     )->dict: # task name -> `Evaluation`, or a list of them where there are several runs
     "Every task of a benchmark by one protocol"
     choose(protocol, PROTOCOLS, 'protocol')

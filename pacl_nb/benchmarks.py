@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
 from scipy.io import loadmat
-from .core import UserError, choose, load_json
+from .core import UserError, choose, load_json, typed
 from .posts import make_posts
 from .tasks import PARTS, Benchmark, Task, assemble, counted, largest, load_manifest, make_split, near_duplicates, numbers, straddling, table_rows
 
@@ -651,6 +651,7 @@ def load_benchmark(name:str, # one of `BENCHMARKS`
     known = [p for p in list(inspect.signature(load).parameters)[1:] if p not in getattr(load, 'keywords', {})]
     for k in options:
         if k not in known: raise UserError(f'{k}: not an option of the benchmark {name}' + (f', which takes: {", ".join(known)}' if known else ''))
+    options = typed(load, options)
     if data is None and name != 'posts': raise UserError(f'data: the benchmark {name} needs the folder where it lies')
     if data is not None and not isinstance(data, Dataset) and not Path(data).is_dir(): raise UserError(f'{data}: no such folder')
     return load(data, **options)

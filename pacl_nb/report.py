@@ -124,7 +124,8 @@ class Shelf:
     def _load(self, dataset):
         if why := self.missing(dataset): raise UserError(why)
         name, options = self.named(dataset)
-        folder = options.pop('data', name) if (options := dict(options)) or name != 'posts' else None
+        options = dict(options)
+        folder = options.pop('data', None if name == 'posts' else name)
         return divided(load_benchmark(name, folder and self.root/folder, **options), self.seed)
 
 # %% ../nbs/14_report.ipynb #2241be31

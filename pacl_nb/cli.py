@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pacl_prepare', 'pacl_pretrain',
-           'pairs_of', 'pacl_benchmarks', 'pacl_evaluate', 'too_few', 'first_run', 'each_run', 'auc', 'test_enhanced',
-           'difference', 'quickstart', 'true_shares', 'report']
+           'pairs_of', 'pacl_benchmarks', 'pacl_evaluate', 'too_few', 'first_run', 'each_run', 'pacl_bench', 'auc',
+           'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
 import json, os, re, sys, time
@@ -18,6 +18,7 @@ import numpy as np
 from fastcore.meta import delegates
 from fastcore.script import Param, anno_parser
 
+from .bench import BENCHES, SIZES, ratio_table, run_bench
 from .benchmarks import BENCHMARKS, check_benchmark, describe_benchmarks, divided, load_benchmark
 from .core import UserError, check_range, keep_freed_memory, remove, save_json
 from .encoders import encode_images, visual_encoder
@@ -200,6 +201,19 @@ def each_run(evaluations)->dict: # metric -> [runs]
     every = [summarise(e, 0) for e in evaluations]
     values = {m: [r[m]['mean'] for r in every] for m in every[0]}
     return {m: dict(values=v) | (over_seeds(v) if len(v) > 2 else {}) for m, v in values.items()}
+
+# %% ../nbs/16_cli.ipynb #b574e44d
+@command
+def pacl_bench(name:Param('what to measure; evaluate: linear evaluation over the forward pass, and clip_benchmark over it; memory: its peak on a million images; step: a training step over its network\'s; '
+                          'authors: the step as the authors\' code has it over ours; loss: each loss over InfoNCE', str, choices=list(BENCHES)),
+               out:str=None, # .json file to write
+               size:Param('tiny: only to see that it runs; usual: minutes on two cores; full: batches of 64 pairs of each partition and pictures of 224 pixels, for step and authors', str, choices=list(SIZES))='usual',
+               repeats:int=None): # rounds; None: as the bench has it
+    "Speed as ratios of two ways to do the same, timed in turn in one run"
+    if out and Path(out).suffix != '.json': raise UserError(f'--out {out}: must be a .json file')
+    record = run_bench(name, size, repeats)
+    print(ratio_table(record), file=sys.stderr)
+    return save_json(out, record) if out else json.dumps(record)
 
 # %% ../nbs/16_cli.ipynb #a3fb60b7
 SETTINGS = dict(epochs=5, batch_size=32, lr=2e-4, size=128, min_area=.6, frozen_stages=16) # of pre-training, the same for both methods

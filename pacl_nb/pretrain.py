@@ -338,7 +338,7 @@ def pretrain(run, # folder that `prepare` wrote
 
     if frozen and not no_cache: inputs = CachedMaps(cache_lower(model, ds['image'], Path(cache or run/'cache')/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["images"][:12]}.npy'), min_area, seed)
     else: inputs = TrainingImages(ds['image'], encoder, min_area, seed)
-    pairs = TrainingPairs(inputs, text_features, *(torch.tensor(ds[c]) for c in ('factual_cluster', 'emotional_cluster')), batches,
+    pairs = TrainingPairs(inputs, text_features, *(torch.tensor(ds[c][:]) for c in ('factual_cluster', 'emotional_cluster')), batches,
                           torch.tensor(memberships(ds['factual'], ds['emotional'], thresholds, width), dtype=torch.float32))
     model = train(model, pairs, lr or ENCODER_RATES.get(name, 1e-4), projection_lr, weight_decay, warmup, temperature, seed, precision, workers,
                   run/'checkpoints', checkpoint_every, run/'metrics.jsonl', log_every)

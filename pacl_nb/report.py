@@ -346,7 +346,12 @@ def reproduce(table:int, # 1 to 5
               seeds:int=None, # Tables 1 and 2: heads or networks, 1 by default; 4 and 5: trainings of each row, 3 by default
               size:int=None, # side of the pictures, pixels; None: the encoder's own
               only:str=None, # only cells whose setting, model or data set contains this text
-              n_bootstrap:int=1000, batch_size:int=64, precision:str=None, workers:int=None, seed:int=0)->pd.DataFrame: # columns `COLUMNS`
+              n_bootstrap:int=1000, # draws for the intervals
+              batch_size:int=64, # pictures at once
+              precision:str=None, # fine-tuning: 'no', 'bf16' or 'fp16'
+              workers:int=None, # fine-tuning: processes that load pictures
+              seed:int=0, # of the first run, and of a split of our own
+             )->pd.DataFrame: # columns `COLUMNS`
     "Make a table of the paper as far as the data and encoders at hand allow; `out/table_N.md`, `.csv` and `.png`"
     choose(table, DATASETS, 'table')
     names = {p.benchmark: name for name, p in PUBLISHED.items()}

@@ -270,7 +270,7 @@ def bare_step(model, optimizer, x): # only its encoder is used
 
 def with_optimizer(model): # a copy of it
     model = copy.deepcopy(model)
-    return model, make_optimizer(model, 1e-5, 1e-5, .05)
+    return model, make_optimizer([([model], 1e-5)], .05)
 
 def bench_step(visual:str='resnet50', # random weights
                size:int=160, # side of the pictures, pixels

@@ -286,7 +286,7 @@ def pacl_reproduce(table:Param('1 linear and fine-tuning, 2 state of the art, 3 
     "Make a table of the paper: OUT/table_N.md, .csv and .png with the published figure, ours and the difference; what cannot be computed is named"
     check_range(1, n_bootstrap=kwargs.get('n_bootstrap'), batch_size=kwargs.get('batch_size'), seeds=kwargs.get('seeds'), epochs=kwargs.get('epochs'))
     named = dict(e.split('=', 1) if '=' in e else (e, e) for e in encoders or [])
-    rows = reproduce(table, out, encoders=named, benchmarks=benchmarks, training=typed(pretrain, pairs_of(training, 'training')), protocol=protocol, **kwargs)
+    rows = reproduce(table, out, encoders=named, benchmarks=benchmarks, training=typed(pretrain, pairs_of(training, 'training'), '--training'), protocol=protocol, **kwargs)
     print(f'table {table}: {rows.ours.notna().sum()} figures of ours beside {rows.paper.notna().sum()} published ones, {rows.ours.isna().sum()} absent', file=sys.stderr)
     return Path(out)/f'table_{table}.md'
 

@@ -336,9 +336,9 @@ DATASETS = {1: list(PUBLISHED), 2: ['FI', 'WebEmo'], 3: ['FI', 'Emotion-6'], 4: 
 
 def reproduce(table:int, # 1 to 5
               out, # folder to write
-              data=None, # folder with the data sets, each in a folder of its name
+              data:str=None, # folder with the data sets, each in a folder of its name
               encoders:dict=None, # Tables 1 to 3: name in the table -> folder of a run or an encoder, or a name; None: the paper's, with their public weights
-              run=None, # Tables 4 and 5: folder that `prepare` wrote
+              run:str=None, # Tables 4 and 5: folder that `prepare` wrote
               benchmarks:list=None, # to test on; None: the paper's
               protocol:str='linear', # Tables 4 and 5: 'linear' as in the paper, or another that leaves the encoder as it is
               training:dict=None, # Tables 4 and 5: options of `pretrain`

@@ -25,7 +25,7 @@ from transformers import BertConfig, BertModel
 from .core import UserError, check_range, choose, progress
 from .curriculum import CurriculumBatches, active_partitions
 from .encoders import mean_pool, visual_encoder
-from .evaluate import linear_evaluation
+from .evaluate import linear_evaluation, summarise
 from .losses import contrastive_loss, partition_loss, similarity
 from .partition import Partition
 from .posts import make_posts
@@ -104,7 +104,7 @@ def invented_task(n:int, k:int, seed:int=0)->tuple: # `Task`, split [n] in the s
     rng = np.random.default_rng(seed)
     return Task('invented', 'single_label', np.r_[np.arange(k), rng.integers(0, k, n - k)], [f'class {i}' for i in range(k)]), rng.permutation(np.resize(['train']*8 + ['val', 'test'], n))
 
-def accuracy(e)->float: return float((e.predictions.argmax(1) == e.truth).mean())
+def accuracy(e)->float: return summarise(e, 0)['accuracy']['mean']
 
 # %% ../nbs/15_bench.ipynb #515e85cb
 GRID = np.logspace(-6, 2, 97)
@@ -376,7 +376,7 @@ def loss_functions(n:int, width:int=64, seed:int=0)->dict: # name -> function wi
         value = loss(similarity(v, t))
         gradient, _ = torch.autograd.grad(value, (v, t))
         return value.detach(), gradient
-    return {'InfoNCE': lambda: run(plain_info_nce)} | {p.name: functools.partial(run, functools.partial(lambda p, s: partition_loss(p, s, *clusters), p)) for p in reversed(Partition)}
+    return {'InfoNCE': lambda: run(plain_info_nce)} | {p.name: lambda p=p: run(lambda s: partition_loss(p, s, *clusters)) for p in reversed(Partition)}
 
 def bench_loss(batch_sizes=(64, 256, 1024, 4096), width:int=64, repeats:int=7)->dict: # rows, the worst first; notes
     "Each loss over plain InfoNCE, forward and backward, with peak memory"

@@ -324,7 +324,7 @@ def test_enhanced(run, benchmark)->tuple: # (zero-shot, linear) `Evaluation`
 
 def difference(a, b)->dict: # {'mean', 'ci', 'seeds'}
     "Paired difference in accuracy of two lists of evaluations: interval over images, and the difference of each seed"
-    seeds = [float((x.predictions.argmax(1) == x.truth).mean() - (y.predictions.argmax(1) == y.truth).mean()) for x, y in zip(a, b)]
+    seeds = [compare(x, y, 0)['accuracy']['mean'] for x, y in zip(a, b)]
     return compare(a, b)['accuracy'] | dict(seeds=seeds) | (dict(over_seeds=over_seeds(seeds)['ci']) if len(seeds) > 2 else {})
 
 def quickstart(out:str='quickstart', # folder to write

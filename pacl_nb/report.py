@@ -9,7 +9,7 @@ __all__ = ['SCALES', 'PUBLISHED', 'MAIN', 'ENCODERS', 'SWEEPS', 'COLUMNS', 'DATA
            'interval_of', 'assemble_table', 'as_markdown', 'table_figure', 'save_table', 'reproduce', 'check_training']
 
 # %% ../nbs/14_report.ipynb #5a1ad100
-import hashlib, importlib.resources, inspect, re, sys, time
+import functools, hashlib, importlib.resources, inspect, re, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .evaluate import over_seeds, summarise
 from .prepare import derive, load_prepared, versions
 from .pretrain import pretrain
 from .protocols import evaluate_encoder
-from .zeroshot import PROMPT_SETS, TwoTowers, load_towers, zero_shot_benchmark, zero_shot_figures
+from .zeroshot import PROMPT_SETS, TwoTowers, benchmark_vectors, load_towers, zero_shot_benchmark, zero_shot_figures
 
 # %% ../nbs/14_report.ipynb #228f5531
 def paper_results(table:int=None # 1 to 5; None: all of them
@@ -55,7 +55,7 @@ PUBLISHED = {'FI': Published('fi', of_classes('emotion', 8) | of_classes('polari
 def per_cent(metric:str)->float: return 1. if metric.endswith(('mse', 'r2', 'pearson')) else 100.
 
 # %% ../nbs/14_report.ipynb #a0c14b20
-MAIN = ('accuracy', 'weighted_f1', 'mean_average_precision', 'mean_auc', 'mse', 'r2')
+MAIN = ('accuracy', 'weighted_f1', 'mean_average_precision', 'mean_auc', 'mse', 'r2', 'pearson')
 
 def figures_of(tasks:dict, # task -> metric -> {'mean', 'ci'}, from a cell
                dataset:str, # name in the table
@@ -66,7 +66,7 @@ def figures_of(tasks:dict, # task -> metric -> {'mean', 'ci'}, from a cell
         wanted = {name: place for name, place in ((together and known.together) or known.measures).items() if place[0] in tasks and place[1] in tasks[place[0]]}
     else: wanted = {}
     named = {task for task, _ in wanted.values()}
-    wanted |= {f'{task} {m}': (task, m) for task, metrics in tasks.items() if task not in named for m in metrics if m in MAIN + ('pearson',) or m.endswith(tuple('_' + m for m in MAIN[:2]))}
+    wanted |= {f'{task} {m}': (task, m) for task, metrics in tasks.items() if task not in named for m in metrics if m in MAIN or m.endswith(tuple('_' + m for m in MAIN[:2]))}
     def scaled(task, m): return {k: (np.array(v, float) * per_cent(m)).tolist() for k, v in tasks[task][m].items() if v != [None, None]}
     return {name: scaled(*place) for name, place in wanted.items()}
 
@@ -151,6 +151,7 @@ def encoder_cells(table:int, # 1 or 2
                   seed:int=0)->list: # of `Cell`
     "The cells of Table 1 or 2"
     heads = [('linear', 'linear', ''), ('finetune', 'linear', '')] if table == 1 else [('finetune', 'linear', ''), ('finetune', 'pdanet', ' + PDANet')]
+    identities = {source: identity(source) for source in encoders.values()}
     def cell(protocol, head, model, source, dataset):
         def compute():
             bench = shelf.open(dataset)
@@ -159,7 +160,7 @@ def encoder_cells(table:int, # 1 or 2
             found = evaluate_encoder(visual_encoder(encoder_of(source), size=settings.get('size')), replace(bench, tasks=tasks), None, settings['batch_size'], None, protocol, head, seed=seed,
                                      seeds=settings['seeds'], **options)
             return {dataset: as_figures(found, settings['n_bootstrap'])}
-        return Cell(protocol, model, [dataset], dict(table=table, head=head, encoder=identity(source), dataset=dataset, seed=seed, **settings), compute, seed)
+        return Cell(protocol, model, [dataset], dict(table=table, head=head, encoder=identities[source], dataset=dataset, seed=seed, **settings), compute, seed)
     return [cell(protocol, head, model + added, source, dataset) for protocol, head, added in heads for model, source in encoders.items() for dataset in datasets]
 
 def tasks_for_table(table, dataset, bench):
@@ -176,12 +177,18 @@ def written(template:str)->str: # as the paper writes it: 'A photo with [C] emot
 def zero_shot_cells(encoders:dict, # name in the table -> folder of a run, or a CLIP model
                     datasets:list, shelf:Shelf, settings:dict, seed:int=0)->list: # of `Cell`
     "The cells of Table 3"
+    identities = {source: identity(source) for source in encoders.values()}
+    @functools.cache
+    def encoded(source, dataset):
+        bench, towers = shelf.open(dataset), load_towers(source)
+        bench = replace(bench, tasks=tasks_for_table(3, dataset, bench))
+        return towers, bench, benchmark_vectors(towers, bench, settings['batch_size'])
     def cell(template, model, source, dataset):
         def compute():
-            bench = shelf.open(dataset)
-            found = zero_shot_benchmark(load_towers(source), replace(bench, tasks=tasks_for_table(3, dataset, bench)), [template], centre=False, batch_size=settings['batch_size'])
+            towers, bench, vectors = encoded(source, dataset)
+            found = zero_shot_benchmark(towers, bench, [template], centre=False, vectors=vectors)
             return {dataset: {task: zero_shot_figures(e, None, settings['n_bootstrap']) for task, e in found.items()}}
-        return Cell(f'zero-shot: {written(template)}', model, [dataset], dict(table=3, template=template, encoder=identity(source), dataset=dataset, seed=seed, **settings), compute, seed)
+        return Cell(f'zero-shot: {written(template)}', model, [dataset], dict(table=3, template=template, encoder=identities[source], dataset=dataset, seed=seed, **settings), compute, seed)
     return [cell(template, model, source, dataset) for template in PROMPT_SETS['paper'] for model, source in encoders.items() for dataset in datasets]
 
 # %% ../nbs/14_report.ipynb #62c302b9
@@ -219,10 +226,9 @@ def training_cells(table:int, # 4 or 5
     "The cells of Table 4 or 5: a training with one seed, tested on all data sets"
     run, (ds, _, config) = Path(run), load_prepared(run)
     base, rows = config['prepare']['visual'], ablation(ds['factual'], ds['emotional'], tuple(load_json(run/'prepare.json')['thresholds'].values())) if table == 4 else sweep()
-    model, features = next((name for name, alias in ENCODERS.items() if alias == base), base) + (' + PACL' if table == 5 else ''), {}
-    def visual_features():
-        if not features: features[run] = encode_images(visual_encoder(base, size=config['prepare']['size']), ds['image'])
-        return features[run]
+    model = next((name for name, alias in ENCODERS.items() if alias == base), base) + (' + PACL' if table == 5 else '')
+    @functools.cache
+    def visual_features(): return encode_images(visual_encoder(base, size=config['prepare']['size']), ds['image'])
     def tested(encoder, towers):
         found = {}
         for dataset in datasets:
@@ -287,7 +293,7 @@ def as_markdown(rows:pd.DataFrame, table:int)->str:
     def number(x, digits): return '' if x is None or pd.isna(x) else f'{x:.{digits}f}'
     lines = [f'# Table {table}', '', '| setting | model | data | metric | paper | ours | 95 % interval | difference | gain | |', '| --- ' * 10 + '|']
     for r in rows.itertuples():
-        d = 3 if str(r.metric).endswith(('mse', 'r2', 'pearson')) else 2
+        d = 2 if per_cent(str(r.metric)) == 100 else 3
         between = lambda low, high: f'[{number(low, d)}, {number(high, d)}]' if number(low, d) else ''
         gain = f'{number(r.gain, d)} {between(r.gain_low, r.gain_high)}'.strip()
         ours = number(r.ours, d) or '**absent**'
@@ -299,10 +305,10 @@ def table_figure(rows:pd.DataFrame, table:int):
     "A panel for each data set and metric; `None` where nothing was computed"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    panels = [(name, part) for name, part in rows.groupby(['dataset', 'metric'], sort=False) if part.ours.notna().any()]
+    panels = [(name, part[part.ours.notna()] if table in (1, 2) else part) for name, part in rows.groupby(['dataset', 'metric'], sort=False) if part.ours.notna().any()]
     if not panels: return None
-    part_of = lambda part: part[part.ours.notna()] if table in (1, 2) else part
-    labels = list(dict.fromkeys(f'{r.setting.partition("; ")[2] or r.setting}, {r.model}' for _, part in panels for r in part_of(part).itertuples()))
+    def label(r): return f'{r.setting.partition("; ")[2] or r.setting}, {r.model}'
+    labels = list(dict.fromkeys(label(r) for _, part in panels for r in part.itertuples()))
     columns = min(4, len(panels))
     deep = -(-len(panels)//columns)
     figure = Figure(figsize=(2.4*columns + 3.6, (.2*len(labels) + .7)*deep), layout='constrained')
@@ -310,8 +316,8 @@ def table_figure(rows:pd.DataFrame, table:int):
     axes = figure.subplots(deep, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(panels):]: ax.axis('off')
     for ax, ((dataset, metric), part) in zip(axes.flat, panels):
-        for r in part_of(part).itertuples():
-            y = labels.index(f'{r.setting.partition("; ")[2] or r.setting}, {r.model}')
+        for r in part.itertuples():
+            y = labels.index(label(r))
             if pd.notna(r.paper): ax.plot(r.paper, y, 'o', mfc='none', c='tab:gray')
             if pd.notna(r.ours): ax.plot(r.ours, y, 'o', c='tab:blue', ms=4)
             if pd.notna(r.ours) and pd.notna(r.low): ax.plot([r.low, r.high], [y, y], c='tab:blue')
@@ -363,14 +369,14 @@ def reproduce(table:int, # 1 to 5
         if run or training: raise UserError(f'{"run" if run else "training"}: Table {table} tests encoders and trains none; name them with encoders')
         encoders = encoders or (dict(CLIP=ENCODERS['ViT-clip']) if table == 3 else ENCODERS)
         if table < 3: settings |= dict(epochs=epochs, seeds=seeds or 1, size=size, precision=precision, workers=workers)
-        plan = (lambda which: zero_shot_cells(encoders, which, shelf, settings, seed)) if table == 3 else (lambda which: encoder_cells(table, encoders, which, shelf, settings, seed))
+        plan = zero_shot_cells(encoders, here or datasets, shelf, settings, seed) if table == 3 else encoder_cells(table, encoders, here or datasets, shelf, settings, seed)
     else:
         if not run: raise UserError(f'run: Table {table} trains on the pairs of a run; name a folder that pacl_prepare wrote')
         if encoders: raise UserError(f'encoders: Table {table} trains the encoder of the run')
         check_training(training or {})
-        plan = lambda which: training_cells(table, run, which, shelf, out/'unfinished', settings | dict(protocol=protocol), training or {}, seeds or 3, seed)
-    absent = {(c.setting, c.model, d): gone[d] for c in plan(list(gone)) for d in c.datasets} if gone else {}
-    cells = [c for c in (plan(here) if here else []) if not only or any(only.lower() in x.lower() for x in (c.setting, c.model, *c.datasets))]
+        plan = training_cells(table, run, here or datasets, shelf, out/'unfinished', settings | dict(protocol=protocol), training or {}, seeds or 3, seed)
+    absent = {(c.setting, c.model, d): why for c in plan for d, why in gone.items()}
+    cells = [c for c in (plan if here else []) if not only or any(only.lower() in x.lower() for x in (c.setting, c.model, *c.datasets))]
     results = []
     for cell in progress(cells, f'table {table}'):
         try: results.append((cell, settle(cell, out/'cells')))

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torchvision.models import ResNet50_Weights
 
 from .core import UserError, choose, progress
-from .encoders import AffectiveText, EMOTION_WORDS, TextEncoder, VisualEncoder, encode_images, loading, text_encoder
+from .encoders import AffectiveText, EMOTION_WORDS, TextEncoder, VisualEncoder, encode_images, loading, picture_batches, text_encoder
 
 # %% ../nbs/04_scoring.ipynb #2dc27e2b
 def fold_of(x:np.ndarray, # features, [n, d]
@@ -204,8 +204,7 @@ class Clip:
 
     @torch.no_grad()
     def images(self, images, batch_size=64)->torch.Tensor: # [n, d]
-        batches = progress(range(0, len(images), batch_size), 'CLIP images')
-        return torch.cat([self.model.encode_image(torch.stack([self.transform(images[j]) for j in range(i, min(i + batch_size, len(images)))]), normalize=True) for i in batches])
+        return torch.cat([self.model.encode_image(batch, normalize=True) for _, batch in picture_batches(images, self.transform, batch_size, 'CLIP images')])
 
     @torch.no_grad()
     def texts(self, texts, batch_size=256)->torch.Tensor: # [n, d]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORDS', 'ALIASES', 'PROMPTS', 'PROMPT_SETS', 'POLES', 'prompts', 'read_prompts', 'Towers', 'CLIPTowers',
            'TransformersTowers', 'ImageTower', 'pooled', 'TwoTowers', 'load_towers', 'output_names', 'judged',
-           'zero_shot', 'zero_shot_scale', 'without_poles', 'zero_shot_scales', 'scale_correlation',
+           'zero_shot', 'untrained', 'zero_shot_scale', 'without_poles', 'zero_shot_scales', 'scale_correlation',
            'benchmark_vectors', 'zero_shot_benchmark', 'sentences', 'zero_shot_figures']
 
 # %% ../nbs/13_zeroshot.ipynb #043cb37e
@@ -173,7 +173,13 @@ def zero_shot(vectors:torch.Tensor, # of images, [n,d], from `Towers`
     similar = (vectors[torch.from_numpy(index)] @ classes.T).double()
     if centre: similar = similar - similar.mean(0)
     told = similar if task.kind == 'multi_label' else probabilities(similar/temperature, layout(task))
-    return Evaluation(task, told.numpy(), task.targets[index], np.zeros(len(index), int), None if groups is None else np.asarray(groups)[index], index)
+    return untrained(task, told.numpy(), index, groups)
+
+def untrained(task:Task, told:np.ndarray, # [m,k]
+              index:np.ndarray, # rows of the benchmark that were told [m]
+              groups=None)->Evaluation: # [n]
+    "Predictions that no fold was needed for"
+    return Evaluation(task, told, task.targets[index], np.zeros(len(index), int), None if groups is None else np.asarray(groups)[index], index)
 
 # %% ../nbs/13_zeroshot.ipynb #12c52909
 POLES = dict(valence=(['i feel happy', 'this is wonderful', 'so beautiful', 'i love this', 'what a lovely day'], ['i feel sad', 'this is horrible', 'so ugly', 'i hate this', 'what a terrible day']),
@@ -201,7 +207,7 @@ def zero_shot_scales(vectors:torch.Tensor, # of images, [n,d]
     if not known: raise UserError(f'task {task.name!r}: none of its scales has sentences for its poles; those that have: {", ".join(POLES)}')
     told = np.stack([zero_shot_scale(vectors[torch.from_numpy(index)], towers, task.names[i]) for i in known], 1).astype(float)
     some = Task(task.name, 'vad', task.targets[:, known], [task.names[i] for i in known], task.keep, scale=task.scale)
-    return Evaluation(some, (told - told.mean(0)) / told.std(0).clip(1e-9), some.targets[index], np.zeros(len(index), int), None if groups is None else np.asarray(groups)[index], index)
+    return untrained(some, (told - told.mean(0)) / told.std(0).clip(1e-9), index, groups)
 
 def scale_correlation(e, # an `Evaluation` of scales, or several of the same images
                       minus=None, # what it is compared with, for the paired difference

@@ -71,7 +71,8 @@ def test_one(fn, flags):
     return r
 
 def test(args):
-    with ThreadPoolExecutor(args.workers) as pool: results = list(pool.map(lambda f: test_one(f, args.flags), notebooks(args.names)))
+    longest_first = notebooks(args.names)[::-1] # late chapters test what is built on all others
+    with ThreadPoolExecutor(args.workers) as pool: results = list(pool.map(lambda f: test_one(f, args.flags), longest_first))
     failed = [r for r in results if r.returncode]
     for r in failed: print(r.stdout + r.stderr)
     print(f'{len(results)-len(failed)} passed, {len(failed)} failed')

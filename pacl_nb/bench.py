@@ -286,21 +286,17 @@ def bench_step(visual:str='resnet50', # random weights
     return dict(rows=[seen.row('whole step', 'bare step', at_most=1.05), *(seen.row(name, 'bare step') for name in ('losses alone', 'pictures alone'))], notes=[f'{visual}, {len(x)} pictures of {size} pixels'])
 
 # %% ../nbs/15_bench.ipynb #54d7d2e6
-def looped_masks(partition:str, s, factual_cluster, emotional_cluster)->tuple: # (positives, negatives), bool [2,n,n]
+def looped_masks(partition:str, s, factual_cluster, emotional_cluster)->tuple: # (positives, int [2,n]; spared [n,n])
     "What `partition_masks` gives, by two loops"
     n = len(s)
-    positives, negatives = torch.zeros(2, n, n, dtype=torch.bool, device=s.device), torch.zeros(2, n, n, dtype=torch.bool, device=s.device)
     best_text, best_image = [s[i].argmax().item() for i in range(n)], [s[:, j].argmax().item() for j in range(n)]
+    own, spared = list(range(n)), torch.zeros(n, n, device=s.device)
     for i in range(n):
         for j in range(n):
             factual = factual_cluster[i].item() == factual_cluster[best_image[j]].item()
             emotional = emotional_cluster[j].item() == emotional_cluster[best_text[i]].item()
-            own = (best_text[i] == j, best_image[j] == i) if partition == 'weak' else (i == j, i == j)
-            filtered = dict(strong=False, emotional_only=factual, factual_only=emotional, weak=factual or emotional)[partition]
-            for direction in (0, 1):
-                positives[direction, i, j] = own[direction]
-                negatives[direction, i, j] = not own[direction] and not filtered
-    return positives, negatives
+            spared[i, j] = dict(strong=i == j, emotional_only=i == j or factual, factual_only=i == j or emotional, weak=factual or emotional)[partition]
+    return torch.tensor([best_text, best_image] if partition == 'weak' else [own, own], device=s.device), spared
 
 # %% ../nbs/15_bench.ipynb #d16f5ca7
 def random_bert(layers:int=12, width:int=768):

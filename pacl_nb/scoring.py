@@ -43,7 +43,8 @@ def cross_fit(inputs, # features to predict from, [n, d]
     if len(x) < 2*folds: raise UserError(f'{len(x)} pairs are too few for an evaluator that learns from them; {2*folds} are needed')
     fold = fold_of(x, folds, seed)
     x = StandardScaler().fit_transform(x)
-    if components < x.shape[1] and len(x) > components: x = PCA(components, svd_solver='covariance_eigh').fit_transform(x)
+    components = min(components, len(x) - 1) # no fewer are needed to tell all rows apart
+    if components < x.shape[1]: x = PCA(components, svd_solver='covariance_eigh').fit_transform(x)
     return predict_folds(x, y, fold, strengths, trust)
 
 def predict_folds(x, y, fold, strengths, trust=None):

@@ -24,7 +24,7 @@ from torchvision.transforms import InterpolationMode, v2
 from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
 from .encoders import VisualEncoder, as_rgb, freeze_statistics, picture_batches, visual_encoder
-from .losses import partition_loss, similarity
+from .losses import LEAST_TEMPERATURE, partition_loss, similarity
 from .partition import Partition, memberships
 from .prepare import change_encoders, load_prepared, versions
 
@@ -317,7 +317,8 @@ def pretrain(run, # folder that `prepare` wrote
     run = Path(run)
     choose(method, METHODS, 'method')
     choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
-    check_range(0, above=True, epochs=epochs, lr=lr, projection_lr=projection_lr, temperature=temperature, width=width)
+    check_range(0, above=True, epochs=epochs, lr=lr, projection_lr=projection_lr, width=width)
+    check_range(LEAST_TEMPERATURE, temperature=temperature)
     check_range(16, size=size)
     check_range(1, projection=projection, checkpoint_every=checkpoint_every, log_every=log_every)
     check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)

@@ -172,7 +172,7 @@ def bench_evaluate(n:int=10_000, # images
         seen = interleaved(repeats, 0, **{'forward pass': forward, 'probe, five folds': lambda: judged(linear_evaluation, features), 'probe, split': lambda: judged(linear_evaluation, features, split=split),
                            'probe, split, float16 on disk': lambda: judged(linear_evaluation, half, split=split), 'linear layer, split': lambda: judged(trained_linear, features, split=split), 'neighbours, split': lambda: judged(nearest_neighbours, features, split=split)})
         del half
-    rows = [seen.row(name, 'forward pass', n / pictures, accuracy=accuracy(seen.results[name]), **(dict(at_most=.05) if name.startswith('probe') else {})) for name in seen.seconds if name != 'forward pass']
+    rows = [seen.row(name, 'forward pass', n / pictures, accuracy=accuracy(seen.results[name]), **(dict(at_most=.05) if name.startswith('probe, split') else {})) for name in seen.seconds if name != 'forward pass']
     try: import clip_benchmark.metrics.linear_probe
     except ImportError: notes.append('skipped: clip_benchmark is not installed (pip install clip-benchmark)')
     else: rows += [clip_benchmark_row(n, d, k, repeats, at_least=5), clip_benchmark_row(few, d, k, repeats)]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pair_sources', 'pacl_prepare',
            'pacl_pretrain', 'pairs_of', 'pacl_benchmarks', 'opened', 'say_figures', 'pacl_evaluate', 'too_few',
-           'first_run', 'each_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'auc',
-           'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
+           'first_run', 'each_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'pacl_share',
+           'auc', 'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
 import json, os, re, sys, time
@@ -30,6 +30,7 @@ from .prepare import EMOTIONAL, FACTUAL, load_prepared, prepare
 from .pretrain import pretrain
 from .protocols import PROTOCOLS, evaluate_encoder
 from .report import DATASETS, reproduce
+from .share import export_onnx, share
 from .tasks import Benchmark, save_manifest
 from .zeroshot import TwoTowers, benchmark_vectors, load_towers, read_prompts, sentences, without_poles, zero_shot, zero_shot_benchmark, zero_shot_figures
 
@@ -302,6 +303,20 @@ def pacl_bench(name:Param('what to measure; evaluate: linear evaluation over the
     record = run_bench(name, size, repeats)
     print(ratio_table(record), file=sys.stderr)
     return save_json(out, record) if out else json.dumps(record)
+
+# %% ../nbs/16_cli.ipynb #a2f2f167
+@command
+def pacl_share(encoder:Param('RUN/encoder, or another folder or name of an encoder', str, required=True)=None,
+               onnx:str=None, # .onnx file to write, checked against PyTorch
+               push:str=None, # user/name on the hub; needs a folder, and `hf auth login`
+               private:bool=False, # make it a private repository
+               size:int=None): # ONNX: side of the pictures, pixels; None: as it was trained
+    "Share an enhanced encoder: as ONNX, on the hub, or both"
+    if not (onnx or push): raise UserError('nothing to do: give --onnx FILE, --push USER/NAME, or both')
+    if onnx:
+        worst = export_onnx(visual_encoder(encoder, size=size), onnx)
+        print(f'{onnx}: differs from PyTorch by at most {worst:.0e} of the largest feature', file=sys.stderr)
+    return share(encoder, push, private) if push else Path(onnx)
 
 # %% ../nbs/16_cli.ipynb #a3fb60b7
 SETTINGS = dict(epochs=5, batch_size=32, lr=2e-4, size=128, min_area=.6, frozen_stages=16) # of pre-training, the same for both methods

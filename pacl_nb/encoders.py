@@ -17,6 +17,7 @@ from pathlib import Path
 
 import open_clip, timm, torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -88,12 +89,12 @@ def whole_body(model):
     return Stage(run, *(m for m in model.children() if m is not model.get_classifier()), *model.parameters(recurse=False))
 
 # %% ../nbs/03_encoders.ipynb #90d2f800
-class VisualEncoder(nn.Module):
+class VisualEncoder(nn.Module, ModelHubMixin):
     "A network of timm or open_clip with its own transform: images [n,3,h,w] -> features [n,d]"
     def __init__(self, model:nn.Module, # a timm network, or the image tower of an open_clip model
                  config:dict): # as `config.json` has it
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.card = model, config, None
         self.name, self.size, self.num_features = config['name'], config['size'], config['num_features']
         self.transform = image_transform(self.size, **{k: config['pretrained_cfg'][k] for k in ('mean', 'std', 'interpolation')})
 
@@ -138,6 +139,23 @@ class VisualEncoder(nn.Module):
             save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, p, metadata={'format': 'pt'})
         save_json(folder/'config.json', self.config)
         return folder
+
+    def loading_code(self):
+        "How a stranger gets the network with these weights, in Python"
+        create = (f"timm.create_model('{self.config['architecture']}', num_classes={self.config['num_classes']})" if self.config['library'] == 'timm'
+                  else f"open_clip.create_model('{self.config['architecture']}').visual")
+        return f"model = {create}\nmodel.load_state_dict(safetensors.torch.load_file('model.safetensors'), strict=True)"
+
+    def generate_model_card(self, **_): # called by `save_pretrained` and `push_to_hub`
+        "The model card that came with the weights, or a short one"
+        return ModelCard(self.card or f'---\nlibrary_name: {self.config["library"]}\ntags: [visual-emotion-recognition]\n---\n# {self.name}\n\n```python\n{self.loading_code()}\n```\n')
+
+    def _save_pretrained(self, save_directory): self.save(save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id, size=None, config=None, model=None, **of_hub): # called by `from_pretrained`
+        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'README.md'], **of_hub)
+        return saved_encoder(folder, size)
 
 # %% ../nbs/03_encoders.ipynb #9a079517
 def freeze_statistics(model:nn.Module):
@@ -216,7 +234,7 @@ def local_folder(name:str):
     if path.exists() or path.is_absolute() or name.startswith(('.', '~')): raise UserError(f'{name}: no such folder; give one that holds a saved encoder')
 
 # %% ../nbs/03_encoders.ipynb #505c3fbe
-def visual_encoder(name, # alias, folder, timm name, or open_clip 'model/weights'
+def visual_encoder(name, # alias, folder, timm name, open_clip 'model/weights', or 'hf-hub:user/name' that was shared by this package
                    pretrained:bool=True, # False: random weights, nothing is fetched
                    size:int=None, # side of the pictures in pixels; by default the network's own
                   )->VisualEncoder: # in eval mode, on the CPU
@@ -225,6 +243,8 @@ def visual_encoder(name, # alias, folder, timm name, or open_clip 'model/weights
     name = str(name)
     known = {**visual_aliases, **lite_networks}.get(name) or local_folder(name) or name
     if isinstance(known, Path): return saved_encoder(known, size)
+    if name.startswith('hf-hub:'):
+        with loading(name, 'the encoder on the hub'): return VisualEncoder.from_pretrained(name.removeprefix('hf-hub:'), size=size)
     clip, _, weights = known.partition('/')
     if name in lite_networks:
         library, arch, tag = 'timm', known, 'wheel'
@@ -257,7 +277,9 @@ def saved_encoder(folder, # that `VisualEncoder.save` wrote
         if size and size != config['size'] and fixed: raise UserError(f'{folder}: its network takes pictures of {config["size"]} pixels only, not {size}')
         model, _ = network(config['architecture'], size=config['size'], num_classes=config['num_classes'])
         model.load_state_dict(load_file(Path(folder)/'model.safetensors'))
-        return VisualEncoder(model, config | dict(size=size or config['size'])).eval()
+        encoder = VisualEncoder(model, config | dict(size=size or config['size'])).eval()
+        if (card := Path(folder)/'README.md').exists(): encoder.card = card.read_text(encoding='utf-8')
+        return encoder
 
 # %% ../nbs/03_encoders.ipynb #9ebf5efe
 def picture_batches(images, # a sequence of n PIL images

@@ -377,8 +377,6 @@ def save_result(run, model, config, settings):
 def model_card(visual, prepared:dict, settings:dict, result:dict)->str:
     "What a stranger should know of the weights"
     library = visual.config['library']
-    load = (f"timm.create_model('{visual.config['architecture']}', num_classes={visual.config['num_classes']})" if library == 'timm'
-            else f"open_clip.create_model('{visual.config['architecture']}').visual")
     rows = '\n'.join(f'| {k} | {v} |' for k, v in settings.items())
     kinds = ', '.join(f'{k} {v:.0%}' for k, v in result['shares'].items())
     return f"""---
@@ -392,8 +390,7 @@ A visual encoder pre-trained further on {result['pairs']} image-text pairs ({pre
 The weights keep the keys of the original network:
 
 ```python
-model = {load}
-model.load_state_dict(safetensors.torch.load_file('model.safetensors'), strict=True)
+{visual.loading_code()}
 ```
 
 Pictures: short side to {visual.size} pixels, aspect kept, centre cut out; mean {visual.config['pretrained_cfg']['mean']}, standard deviation {visual.config['pretrained_cfg']['std']}.

@@ -153,7 +153,7 @@ class VisualEncoder(nn.Module, ModelHubMixin):
     def _save_pretrained(self, save_directory): self.save(save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id, size=None, config=None, model=None, **of_hub): # called by `from_pretrained`
+    def _from_pretrained(cls, *, model_id, size=None, config=None, **of_hub): # called by `from_pretrained`
         folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'README.md'], **of_hub)
         return saved_encoder(folder, size)
 

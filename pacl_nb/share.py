@@ -9,7 +9,6 @@ __all__ = ['share', 'export_onnx']
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HfHubHTTPError
 
 from .core import UserError, check_range, written_whole

@@ -49,12 +49,13 @@ def command(func,
         args = vars(one_line_errors(anno_parser(func, prog=name)).parse_args(argv))
         for hidden in ('pdb', 'xtra'): args.pop(hidden)
         keep_freed_memory()
+        process = int(os.environ.get('RANK', 0)) # of those that were launched together
         try: result = func(**args)
         except (UserError, OSError) as e:
-            print(f'{name}: {UserError(e)}', file=sys.stderr)
+            print(f'{name}{f" (process {process})" if process else ""}: {UserError(e)}', file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt: sys.exit(130)
-        print(result, flush=True)
+        if process == 0: print(result, flush=True)
     return script
 
 # %% ../nbs/16_cli.ipynb #d5f2f7a3

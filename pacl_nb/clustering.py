@@ -7,19 +7,22 @@ __all__ = ['cluster']
 
 # %% ../nbs/06_clustering.ipynb #5c20d468
 import numpy as np
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from .core import UserError
 
 # %% ../nbs/06_clustering.ipynb #b122602c
-def cluster(features, # un-projected features of one modality, [n, d]
+def cluster(features, # un-projected features of one modality, [n, d], also memory-mapped
             n_clusters:int=2, # K; the paper's best is 2 (Table 5)
             seed:int=0,
+            most:int=50_000, # rows that the centres are found on; where there are more, they are drawn at random
            )->np.ndarray: # cluster of each row, [n], numbered by size, the largest first
     "k-means pseudo-labels (Section 3.3) on normalised features"
-    features = normalize(np.asarray(features, dtype=np.float32))
-    if not 1 <= n_clusters <= len(features): raise UserError(f'n_clusters {n_clusters}: must be between 1 and the number of pairs, {len(features)}')
-    method = KMeans(n_clusters, n_init=4, random_state=seed) if len(features) <= 50_000 else MiniBatchKMeans(n_clusters, n_init=4, batch_size=4096, random_state=seed)
-    labels = method.fit_predict(features)
+    n = len(features)
+    if not 1 <= n_clusters <= n: raise UserError(f'n_clusters {n_clusters}: must be between 1 and the number of pairs, {n}')
+    rows = np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    def normalised(rows): return normalize(np.asarray(features[rows], dtype=np.float32))
+    centres = KMeans(n_clusters, n_init=4, random_state=seed).fit(normalised(rows))
+    labels = centres.labels_ if n <= most else np.concatenate([centres.predict(normalised(slice(i, i + 8192))) for i in range(0, n, 8192)])
     order = np.argsort(-np.bincount(labels, minlength=n_clusters), kind='stable')
     return np.argsort(order)[labels].astype(np.int64)

@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['ENCODER_RATES', 'FROZEN_STAGES', 'PACL', 'seed_of', 'TrainingImages', 'cache_lower', 'CachedMaps', 'rate_factor',
-           'make_optimizer', 'TrainingPairs', 'step_losses', 'soft_losses', 'newest_checkpoint', 'save_checkpoint',
-           'step_of', 'StepRows', 'as_it_is', 'train', 'mean_losses', 'append_line', 'keep_metrics', 'pretrain',
-           'start_or_resume', 'average_weights', 'save_result', 'model_card']
+           'make_optimizer', 'TrainingPairs', 'step_losses', 'soft_losses', 'accelerator_for', 'in_parts', 'gathered',
+           'learn', 'newest_checkpoint', 'save_checkpoint', 'step_of', 'StepRows', 'train', 'mean_losses',
+           'append_line', 'keep_metrics', 'pretrain', 'start_or_resume', 'average_weights', 'save_result', 'model_card']
 
 # %% ../nbs/10_pretrain.ipynb #3c742c50
 import json, math, time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, torch
+import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -23,8 +26,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
-from .encoders import VisualEncoder, as_rgb, freeze_statistics, picture_batches, visual_encoder
-from .losses import LEAST_TEMPERATURE, partition_loss, similarity
+from .encoders import VisualEncoder, freeze_statistics, picture_batches, visual_encoder
+from .features import as_it_is, processes
+from .losses import LEAST_TEMPERATURE, at_least_float32, partition_loss, similarity
+from .pairs import as_rgb
 from .partition import Partition, memberships
 from .prepare import change_encoders, load_prepared, versions
 
@@ -39,12 +44,12 @@ class PACL(nn.Module):
                  batch_norm:str='frozen'): # 'frozen': running statistics stay; 'train': they follow the mini-batches
         super().__init__()
         if not 0 <= frozen_stages <= len(visual.stages()): raise UserError(f'frozen_stages {frozen_stages}: {visual.name} has {len(visual.stages())} stages')
-        self.visual, self.frozen_stages = visual, frozen_stages
+        self.visual, self.frozen_stages, self.dropout = visual, frozen_stages, dropout
         self.norms_frozen = choose(batch_norm, dict(frozen=True, train=False), 'batch_norm')
-        self.dropout = nn.Dropout(dropout)
         self.visual_projection, self.text_projection = nn.Linear(visual.num_features, projection), nn.Linear(text_features, projection)
         for stage in self.lower(): stage.requires_grad_(False)
         for stage in self.upper(): stage.requires_grad_(True)
+        if visual.config['num_classes']: visual.model.get_classifier().requires_grad_(False)
 
     def lower(self): return self.visual.stages()[:self.frozen_stages]
     def upper(self): return self.visual.stages()[self.frozen_stages:]
@@ -64,9 +69,15 @@ class PACL(nn.Module):
         for stage in self.lower(): images = stage(images)
         return images
 
-    def forward(self, x, texts, cached:bool=False): # `cached`: `x` is what `apply_lower` gave
+    def kept(self, n:int, seed:int)->torch.Tensor: # [n,d]; all ones without dropout
+        "What dropout leaves of the features of n pictures, as factors"
+        torch.manual_seed(seed)
+        return F.dropout(torch.ones(n, self.visual.num_features, device=self.text_projection.weight.device), self.dropout)
+
+    def forward(self, x, texts, kept=1, # factors, from `kept`
+                cached:bool=False): # `x` is what `apply_lower` gave
         features = self.from_lower(x if cached else self.apply_lower(x))
-        return self.visual_projection(self.dropout(features)), self.text_projection(texts)
+        return self.visual_projection(features * kept), self.text_projection(texts)
 
 # %% ../nbs/10_pretrain.ipynb #f7ce9a58
 def seed_of(*numbers)->int: # for example seed, step, row
@@ -122,7 +133,8 @@ class CachedMaps:
     def __len__(self): return len(self.maps)
     def __getitems__(self, keys):
         rng = np.random.default_rng([self.seed, keys[0][0]])
-        x = np.stack([self.maps[row, flip] for (_, row), flip in zip(keys, rng.integers(0, 2, len(keys)))])
+        flips = rng.integers(0, 2, len(self.maps), dtype=np.int8)
+        x = np.stack([self.maps[row, flips[row]] for _, row in keys])
         if x.ndim == 4:
             height, width = x.shape[2:]
             sides = [max(1, round(side * self.min_area**.5)) for side in (height, width)]
@@ -167,19 +179,18 @@ class TrainingPairs:
             if (x := getattr(self, name)) is not None: setattr(self, name, x.to(device))
         return self
 
-def step_losses(model, x, # pictures or cached maps of all partitions of a step, one after the other
+def step_losses(v, t, # projected pictures and texts of all partitions of a step, one after the other, [n,projection]
                 batch:dict, # {partition: rows}, from `CurriculumBatches`
                 pairs:TrainingPairs, temperature:float=.07)->dict: # {name: scalar}
     "The loss of each active partition; their sum is Eq. 15, 16 or 17"
-    rows = torch.as_tensor(np.concatenate(list(batch.values())), device=pairs.text_features.device)
-    v, t = model(x, pairs.text_features[rows], cached=pairs.inputs.cached)
     losses, start = {}, 0
-    for partition, part in batch.items():
-        own = slice(start, start + len(part))
-        s, clusters = similarity(v[own], t[own]), (pairs.factual_cluster[rows[own]], pairs.emotional_cluster[rows[own]])
-        if partition == 'soft': losses |= soft_losses(s, *clusters, pairs.memberships[rows[own]], temperature)
+    for partition, rows in batch.items():
+        own = slice(start, start + len(rows))
+        s, rows = similarity(v[own], t[own]), torch.as_tensor(rows, device=v.device)
+        clusters = pairs.factual_cluster[rows], pairs.emotional_cluster[rows]
+        if partition == 'soft': losses |= soft_losses(s, *clusters, pairs.memberships[rows], temperature)
         else: losses[getattr(partition, 'name', partition)] = partition_loss(partition, s, *clusters, temperature)
-        start += len(part)
+        start = own.stop
     return losses
 
 def soft_losses(s, factual_cluster, emotional_cluster,
@@ -189,25 +200,69 @@ def soft_losses(s, factual_cluster, emotional_cluster,
     return {p.name: partition_loss(p, s, factual_cluster, emotional_cluster, temperature, memberships[:, p]) * memberships[:, p].mean() for p in reversed(Partition)}
 
 # %% ../nbs/10_pretrain.ipynb #20661fe2
+def accelerator_for(precision:str)->Accelerator:
+    "An accelerator for the processes that were launched; another precision than that of the last one is no error"
+    processes()
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
+
+def in_parts(n:int, parts:int)->list: # of slices
+    "Divide n rows as evenly as possible, in their order"
+    return [slice(n*i//parts, n*(i + 1)//parts) for i in range(parts)]
+
+def gathered(accelerator, x, # [m,d], this process's rows
+             parts:list)->torch.Tensor: # [n,d]; `parts`: slices of n, one a process
+    "The rows of all processes, in the order of the processes, without gradient"
+    sizes = [p.stop - p.start for p in parts]
+    every = accelerator.gather(F.pad(x.detach(), (0, 0, 0, max(sizes) - len(x)))).view(len(parts), max(sizes), -1)
+    return torch.cat([rows[:size] for rows, size in zip(every, sizes)])
+
+def learn(accelerator, model, # prepared by `accelerator`
+          x, # this process's pictures, or cached maps of them
+          batch:dict, # of all processes: {partition: rows}
+          pairs:TrainingPairs, kept, # factors for all rows, from `PACL.kept`
+          temperature:float=.07,
+          chunk_size:int=None, # pictures that are encoded at a time; None: all
+         )->dict: # {name: scalar}, of the whole mini-batch
+    "Losses of a step; their gradients are added to those of the parameters"
+    rows = torch.as_tensor(np.concatenate(list(batch.values())), device=pairs.text_features.device)
+    parts = in_parts(len(rows), accelerator.num_processes)
+    own = parts[accelerator.process_index]
+    chunks = list(zip(*(y.split(chunk_size or len(y)) for y in (x, pairs.text_features[rows[own]], kept[own]))))
+    def encode(chunk):
+        with accelerator.autocast(): return [at_least_float32(y) for y in model(*chunk, cached=pairs.inputs.cached)]
+    with torch.set_grad_enabled(len(chunks) == 1): found = [encode(chunk) for chunk in chunks]
+    features = [gathered(accelerator, torch.cat(side), parts).requires_grad_() for side in zip(*found)]
+    losses = step_losses(*features, batch, pairs, temperature)
+    gradients = [len(parts)*g[own] for g in torch.autograd.grad(sum(losses.values()), features)] # `accelerator` takes the mean over the processes
+    for i, of_chunk in enumerate(zip(*(g.split(chunk_size or len(g)) for g in gradients))):
+        with nullcontext() if i + 1 == len(chunks) else accelerator.no_sync(model):
+            sides = found[0] if len(chunks) == 1 else encode(chunks[i])
+            accelerator.backward(sum((side * g).sum() for side, g in zip(sides, of_chunk)))
+    return {k: l.detach() for k, l in losses.items()}
+
+# %% ../nbs/10_pretrain.ipynb #a267027b
 def newest_checkpoint(folder)->Path|None:
     "The complete checkpoint of the highest step"
     return max(Path(folder).glob('step_*'), default=None)
 
 def save_checkpoint(accelerator, folder, step:int):
-    with written_whole(Path(folder)/f'step_{step:08d}') as p: accelerator.save_state(str(p))
-    for old in sorted(Path(folder).glob('step_*'))[:-2]: remove(old)
+    if accelerator.is_main_process:
+        with written_whole(Path(folder)/f'step_{step:08d}') as p: accelerator.save_state(str(p))
+        for old in sorted(Path(folder).glob('step_*'))[:-2]: remove(old)
+    accelerator.wait_for_everyone()
 
 def step_of(checkpoint:Path|None)->int: return int(checkpoint.name[5:]) if checkpoint else 0
 
 # %% ../nbs/10_pretrain.ipynb #3711b24e
 class StepRows:
-    "For each step from `start` on the keys `(step, row)` of its pictures, in the order of its partitions"
-    def __init__(self, batches, start): self.batches, self.start = batches, start
+    "For each step from `start` on the keys `(step, row)` of one process's part of its pictures, in the order of the partitions"
+    def __init__(self, batches, start, processes:int=1, process:int=0): self.batches, self.start, self.processes, self.process = batches, start, processes, process
     def __len__(self): return len(self.batches) - self.start
     def __iter__(self):
-        for step in range(self.start, len(self.batches)): yield [(step, int(row)) for rows in self.batches[step].values() for row in rows]
-
-def as_it_is(x): return x
+        for step in range(self.start, len(self.batches)):
+            rows = np.concatenate(list(self.batches[step].values()))
+            yield [(step, int(row)) for row in rows[in_parts(len(rows), self.processes)[self.process]]]
 
 def train(model:PACL, pairs:TrainingPairs,
           lr:float=1e-4, # of the encoder
@@ -215,35 +270,39 @@ def train(model:PACL, pairs:TrainingPairs,
           weight_decay:float=.05, warmup:float=.05, temperature:float=.07,
           seed:int=0, # of dropout
           precision:str='no', # 'no', 'bf16' or 'fp16'
+          chunk_size:int=None, # pictures that a process encodes at a time; None: all of a step
+          compiled:bool=False, # by `torch.compile`
           workers:int=0, # processes that load pictures
           checkpoints=None, # folder; None: none are written
           checkpoint_every:int=100, # steps
           metrics=None, # `.jsonl` to append to
           log_every:int=10): # steps
-    "Train `model` in place (Section 3.4), from the newest checkpoint on if there is one"
-    accelerator = Accelerator(mixed_precision=precision)
-    optimizer, batches = make_optimizer([([model.visual], lr), ([model.visual_projection, model.text_projection], projection_lr)], weight_decay), pairs.batches
+    "Train `model` in place (Section 3.4), from the newest checkpoint on if there is one; in as many processes as were launched"
+    accelerator = accelerator_for(precision)
+    first, sharing, batches = accelerator.is_main_process, accelerator.num_processes, pairs.batches
+    if min(batches.pairs) < sharing: raise UserError(f'batch_size: the {min(batches.pairs)} pairs of a step are too few for {sharing} processes')
+    if not model.norms_frozen and (sharing > 1 or chunk_size): raise UserError("batch_norm train: statistics of a part of a mini-batch are not those of the whole; use one process and no chunk_size, or batch_norm frozen")
+    optimizer = make_optimizer([([model.visual], lr), ([model.visual_projection, model.text_projection], projection_lr)], weight_decay)
+    kept = model.kept
+    if compiled: model.compile()
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
     pairs.to(accelerator.device)
     newest = newest_checkpoint(checkpoints) if checkpoints else None
     start = step_of(newest)
     if newest: accelerator.load_state(str(newest))
-    if metrics: keep_metrics(metrics, start)
-    loader = DataLoader(pairs.inputs, batch_sampler=StepRows(batches, start), collate_fn=as_it_is, num_workers=workers, pin_memory=accelerator.device.type == 'cuda')
+    if metrics and first: keep_metrics(metrics, start)
+    loader = DataLoader(pairs.inputs, batch_sampler=StepRows(batches, start, sharing, accelerator.process_index), collate_fn=as_it_is, num_workers=workers, pin_memory=accelerator.device.type == 'cuda')
     images = [sum(map(len, batches[step].values())) for step in range(start, len(batches))]
     seen, clock = [], time.perf_counter()
     model.train()
-    with progress(desc='pre-training', total=sum(images), unit='img') as bar:
+    with progress(desc='pre-training', total=sum(images), unit='img', disable=None if first else True) as bar:
         for step, x in enumerate(loader, start):
             factor = rate_factor(step, len(batches), warmup)
             for group in optimizer.param_groups: group['lr'] = group['rate'] * factor
-            torch.manual_seed(seed_of(seed, step))
             x = x.to(accelerator.device, memory_format=torch.channels_last if x.ndim == 4 else torch.preserve_format, non_blocking=True)
-            with accelerator.autocast(): losses = step_losses(model, x, batches[step], pairs, temperature)
             optimizer.zero_grad()
-            accelerator.backward(sum(losses.values()))
+            seen.append(learn(accelerator, model, x, batches[step], pairs, kept(images[step - start], seed_of(seed, step)), temperature, chunk_size))
             optimizer.step()
-            seen.append({k: l.detach() for k, l in losses.items()})
             bar.update(images[step - start])
             last, due = step + 1 == len(batches), checkpoints and (step + 1) % checkpoint_every == 0
             if (step + 1) % log_every == 0 or due or last:
@@ -251,10 +310,10 @@ def train(model:PACL, pairs:TrainingPairs,
                 bar.set_postfix({k: f'{v:.2f}' for k, v in means.items()})
                 now = time.perf_counter()
                 rate = sum(images[step - start + 1 - len(seen):step - start + 1]) / (now - clock)
-                if metrics: append_line(metrics, dict(step=step + 1, epoch=round(batches.epoch(step), 3), loss=sum(means.values()), **means, lr=lr*factor, images_per_second=round(rate, 1)))
+                if metrics and first: append_line(metrics, dict(step=step + 1, epoch=round(batches.epoch(step), 3), loss=sum(means.values()), **means, lr=lr*factor, images_per_second=round(rate, 1)))
                 seen, clock = [], now
             if checkpoints and (due or last): save_checkpoint(accelerator, checkpoints, step + 1)
-    return accelerator.unwrap_model(model).eval()
+    return accelerator.unwrap_model(model, keep_torch_compile=False).eval()
 
 # %% ../nbs/10_pretrain.ipynb #60fb4c9e
 def mean_losses(seen:list, # one dict of losses a step
@@ -305,6 +364,8 @@ def pretrain(run, # folder that `prepare` wrote
              min_area:float=.5, # smallest part of a picture that is cut out
              average:float=1., # share of the enhanced weights in the result, the rest is initial weights
              precision:str='no', # 'no', 'bf16' or 'fp16'
+             chunk_size:int=None, # pictures that a process encodes at a time, with the same gradients in less memory; None: all of a step
+             compiled:bool=False, # let torch.compile make the network faster
              workers:int=0, # processes that load pictures
              checkpoint_every:int=100, # steps
              log_every:int=10, # steps
@@ -313,18 +374,18 @@ def pretrain(run, # folder that `prepare` wrote
              restart:bool=False, # throw an unfinished run away
             )->Path: # `run/encoder`
     "Stage 3 (Section 3.4): enhance the visual encoder on the prepared pairs of `run`"
-    settings = {k: v for k, v in locals().items() if k not in ('run', 'resume', 'restart', 'workers', 'cache', 'checkpoint_every', 'log_every')}
-    run = Path(run)
+    settings = {k: v for k, v in locals().items() if k not in ('run', 'resume', 'restart', 'workers', 'cache', 'checkpoint_every', 'log_every', 'chunk_size', 'compiled')}
+    run, state = Path(run), processes()
     choose(method, METHODS, 'method')
     choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
     check_range(0, above=True, epochs=epochs, lr=lr, projection_lr=projection_lr, width=width)
     check_range(LEAST_TEMPERATURE, temperature=temperature)
     check_range(16, size=size)
-    check_range(1, projection=projection, checkpoint_every=checkpoint_every, log_every=log_every)
+    check_range(1, projection=projection, checkpoint_every=checkpoint_every, log_every=log_every, chunk_size=chunk_size)
     check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)
     check_range(0, weight_decay=weight_decay, workers=workers, seed=seed)
     load_prepared(run)
-    change_encoders(run, visual, text)
+    with state.main_process_first(): change_encoders(run, visual, text)
     ds, text_features, config = load_prepared(run)
 
     name = config['prepare']['visual']
@@ -335,16 +396,21 @@ def pretrain(run, # folder that `prepare` wrote
     model = PACL(encoder, text_features.shape[1], projection, dropout, frozen, batch_norm)
     batches = CurriculumBatches(ds['partition'], batch_size, epochs, seed, method, share_batch)
     thresholds = tuple(load_json(run/'prepare.json')['thresholds'].values())
-    start_or_resume(run, config, settings, resume, restart)
+    if state.is_main_process: start_or_resume(run, config, settings, resume, restart)
+    state.wait_for_everyone()
 
-    if frozen and not no_cache: inputs = CachedMaps(cache_lower(model, ds['image'], Path(cache or run/'cache')/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["images"][:12]}.npy'), min_area, seed)
+    if frozen and not no_cache:
+        file = Path(cache or run/'cache')/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["images"][:12]}.npy'
+        with state.main_process_first(): inputs = CachedMaps(cache_lower(model, ds['image'], file), min_area, seed)
     else: inputs = TrainingImages(ds['image'], encoder, min_area, seed)
     pairs = TrainingPairs(inputs, text_features, *(torch.tensor(ds[c][:]) for c in ('factual_cluster', 'emotional_cluster')), batches,
                           torch.tensor(memberships(ds['factual'], ds['emotional'], thresholds, width), dtype=torch.float32))
-    model = train(model, pairs, lr or ENCODER_RATES.get(name, 1e-4), projection_lr, weight_decay, warmup, temperature, seed, precision, workers,
+    model = train(model, pairs, lr or ENCODER_RATES.get(name, 1e-4), projection_lr, weight_decay, warmup, temperature, seed, precision, chunk_size, compiled, workers,
                   run/'checkpoints', checkpoint_every, run/'metrics.jsonl', log_every)
     if average < 1: average_weights(model.visual, initial, average)
-    return save_result(run, model, config, settings)
+    if state.is_main_process: save_result(run, model, config, settings)
+    state.wait_for_everyone()
+    return run/'encoder'
 
 # %% ../nbs/10_pretrain.ipynb #a7751b67
 def start_or_resume(run, config, settings, resume, restart):
@@ -372,7 +438,6 @@ def save_result(run, model, config, settings):
         p.mkdir()
         model.visual.save(p)
         (p/'README.md').write_text(model_card(model.visual, config['prepare'], settings, load_json(run/'prepare.json')), encoding='utf-8')
-    return run/'encoder'
 
 def model_card(visual, prepared:dict, settings:dict, result:dict)->str:
     "What a stranger should know of the weights"

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import numpy as np, torch
 import torch.nn.functional as F
-from accelerate import Accelerator, PartialState
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader
 
 from .tasks import Benchmark, Task
 from .core import UserError, check_range, choose, progress, remove, written_whole
-from .encoders import VisualEncoder, as_rgb, encode_images, freeze_statistics, picture_batches
+from .encoders import VisualEncoder, encode_images, freeze_statistics, picture_batches
+from .features import as_it_is, processes
+from .pairs import as_rgb
 from .evaluate import Evaluation, assess, checked_features, coded, divide, layout, linear_evaluation, probabilities, question_loss, read_blocks
 from .prepare import versions
-from .pretrain import TrainingImages, as_it_is, make_optimizer, newest_checkpoint, rate_factor, save_checkpoint, seed_of, step_of
+from .pretrain import TrainingImages, accelerator_for, make_optimizer, newest_checkpoint, rate_factor, save_checkpoint, seed_of, step_of
 
 # %% ../nbs/12b_protocols.ipynb #f640f356
 def unit_range(task:Task,
@@ -257,7 +258,7 @@ def train_network(model:nn.Module, inputs, # `TrainingImages`, `PlainImages` or 
                   checkpoints=None, # folder; None: none are written
                   checkpoint_every:int=100): # steps
     "Train in place with AdamW and cosine decay, from the newest checkpoint on if there is one"
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = accelerator_for(precision)
     model, optimizer = accelerator.prepare(model, make_optimizer(rates, decay))
     newest = newest_checkpoint(checkpoints) if checkpoints else None
     start = step_of(newest)
@@ -292,7 +293,7 @@ def run_key(encoder:VisualEncoder, images, # a sequence of n PIL images
     def digest(i):
         image = as_rgb(images[i])
         return hashlib.sha256(f'{image.size}'.encode() + image.tobytes()).digest()
-    about = about | dict(versions=versions(), device=PartialState().device.type, size=encoder.size, **{k: encoder.config[k] for k in ('library', 'architecture', 'pretrained_cfg')})
+    about = about | dict(versions=versions(), device=processes().device.type, size=encoder.size, **{k: encoder.config[k] for k in ('library', 'architecture', 'pretrained_cfg')})
     key = hashlib.sha256(json.dumps(about, sort_keys=True, default=lambda o: vars(o) if isinstance(o, Task) else np.asarray(o).tolist()).encode())
     for name, x in encoder.state_dict().items(): key.update(f'{name} {x.dtype} {list(x.shape)}'.encode() + x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     with ThreadPoolExecutor() as pool:

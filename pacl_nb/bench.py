@@ -402,14 +402,14 @@ def paper_judges(clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768):
     first, second = (from_open_clip(c) for c in clips)
     return CLIPFactual(first), ANPEmotional(second, RandomText(layers, width))
 
-def scores_and_clusters(images, texts, visual, text, judges, n_clusters:int=2):
+def scores_and_clusters(images, texts, visual, text, judges, workers:int=1):
     "What `prepare` computes between reading the pairs and writing them down"
     with tempfile.TemporaryDirectory() as folder:
         looked, read = encode_pairs(images, texts, dict(initial=visual) | {f'judge{i}': j.visual for i, j in enumerate(judges) if j.visual is not visual},
-                                    dict(initial=text) | {f'judge{i}': j.text for i, j in enumerate(judges) if j.text is not text}, folder)
+                                    dict(initial=text) | {f'judge{i}': j.text for i, j in enumerate(judges) if j.text is not text}, folder, workers=workers)
         of = lambda found, i, own, first: found['initial' if own is first else f'judge{i}']
         scores = [j.compare(of(looked, i, j.visual, visual), of(read, i, j.text, text), texts) for i, j in enumerate(judges)]
-        return scores + [cluster(x, n_clusters) for x in (looked['initial'], read['initial'])]
+        return scores + [cluster(x) for x in (looked['initial'], read['initial'])]
 
 @torch.no_grad()
 def forward_passes(pictures:list, # (encoder, ready batches)
@@ -425,7 +425,7 @@ def prepare_row(name:str, visual, text, judges, n:int, size:int, repeats:int, **
     images, texts, device = list(posts['image']), list(posts['text']), next(visual.parameters()).device
     ready = [(e, torch.stack([e.transform(i) for i in images]).to(device, memory_format=torch.channels_last).split(64)) for e in distinct([visual, *(j.visual for j in judges)])]
     readers = distinct([text, *(j.text for j in judges)])
-    for j in judges: getattr(j, 'bank', None) # the vocabulary is encoded once, for any number of pairs
+    for j in judges: getattr(j, 'bank', None), getattr(j, 'class_vectors', None) # vocabularies are encoded once, for any number of pairs
     seen = interleaved(repeats, 0, whole=lambda: scores_and_clusters(images, texts, visual, text, judges), bare=lambda: forward_passes(ready, texts, readers))
     return seen.row('whole', 'bare', **wanted) | dict(what=f'judging and clustering, {name}', over='forward passes', pairs=n)
 

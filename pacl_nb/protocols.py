@@ -389,7 +389,7 @@ def evaluate_encoder(encoder, # a `VisualEncoder`; where it stays frozen any mod
     choose(protocol, PROTOCOLS, 'protocol')
     if choose(head, dict(linear=False, pdanet=True), 'head') and protocol not in ('linear', 'finetune'): raise UserError(f'head {head}: only with the protocols linear and finetune, not with {protocol}')
     check_range(1, seeds=seeds)
-    tasks, on_images, encoder = tasks_for(protocol, benchmark), protocol == 'finetune' or head == 'pdanet', at_size(encoder, size) if size else encoder
+    tasks, on_images, encoder = tasks_for(protocol, benchmark), protocol == 'finetune' or head == 'pdanet', (at_size(encoder, size) if size else encoder).to(processes().device)
     method = finetune if on_images else dict(linear=trained_linear, knn=nearest_neighbours).get(protocol, linear_evaluation)
     options = {k: v for k, v in options.items() if v is not None}
     known = list(inspect.signature(method).parameters)

@@ -7,7 +7,7 @@ __all__ = ['BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'f
            'cross_fit', 'predict_folds', 'total', 'percentile_of_partner', 'Evaluator', 'Bridge', 'BridgeFactual',
            'centred', 'emotion_profile', 'basic_groups', 'without', 'BridgeEmotional', 'basic_emotions', 'vader',
            'BridgeSentiment', 'share_below', 'map_scores', 'Clip', 'from_open_clip', 'from_transformers', 'load_clip',
-           'CLIPFactual', 'read_anps', 'ANPEmotional']
+           'CLIPFactual', 'random_clip', 'read_anps', 'ANPEmotional']
 
 # %% ../nbs/04_scoring.ipynb #5bae05a6
 import difflib, hashlib, re
@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np, open_clip, torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torchvision.models import ResNet50_Weights
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from .core import UserError, choose, load_json, progress
+from .core import UserError, choose, load_json, progress, save_json, written_whole
 from .encoders import AffectiveText, EMOTION_WORDS, TextEncoder, VisualEncoder, encode_images, image_transform, loading, local_folder, text_encoder, visual_aliases
 
 # %% ../nbs/04_scoring.ipynb #2dc27e2b
@@ -91,10 +92,13 @@ def predict_folds(x, y, fold, strengths, trust=None):
     rows = {k: np.flatnonzero(fold == k) for k in np.unique(fold)}
     plain = {k: Moments.of(x[r], y[r]) for k, r in rows.items()}
 
+    def among(parts): return np.flatnonzero(np.isin(fold, list(parts)))
+
     def predict(parts, maps): # -> all rows of these parts, in their order
-        out = np.zeros(y.shape, np.float32)
-        for k in parts: out[rows[k]] = x[rows[k]] @ maps[k].astype(np.float32)
-        return out[np.isin(fold, list(parts))] if len(parts) < len(rows) else out
+        there = among(parts)
+        out = np.empty((len(there), y.shape[1]), np.float32)
+        for k in parts: out[np.searchsorted(there, rows[k])] = x[rows[k]] @ maps[k].astype(np.float32)
+        return out
 
     def best_maps(maps, judges): # [s, ...] for each part, moments of the part -> one for each
         best = sum(judges[k].error(m) for k, m in maps.items()).argmin()
@@ -105,9 +109,8 @@ def predict_folds(x, y, fold, strengths, trust=None):
         return predict(parts, best_maps({k: (every - plain[k]).ridge(strengths, every.mean) for k in parts}, plain))
 
     def weighted(parts): # moments of each part, by trust in maps that saw these parts only
-        among = np.flatnonzero(np.isin(fold, list(parts)))
-        weights = np.zeros(len(x))
-        weights[among] = trust(untrusting(parts), among)
+        weights, there = np.zeros(len(x)), among(parts)
+        weights[there] = trust(untrusting(parts), there)
         return {k: Moments.of(x[rows[k]], y[rows[k]], weights[rows[k]]) for k in parts}
 
     if trust is None: return untrusting(rows.keys())
@@ -125,11 +128,14 @@ def percentile_of_partner(a, # one vector for each pair, [n, d]
                           sample:int=2000, # how many others to compare with
                           seed:int=0)->np.ndarray: # [n], between 0 and 1
     "How much of the other side fits less well (by cosine) than the own partner, averaged over both directions"
-    a, b = (F.normalize(torch.as_tensor(np.asarray(x), dtype=torch.float32), dim=1) for x in (a, b))
-    own = (a * b).sum(1)
-    some = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))[:sample]
-    below = lambda x, others: torch.cat([(rows @ others.T < mine[:, None] - 1e-6).float().mean(1) for rows, mine in zip(x.split(4096), own.split(4096))])
-    return ((below(a, b[some]) + below(b, a[some])) / 2).numpy()
+    def unit(x, rows): return F.normalize(torch.as_tensor(x[rows], dtype=torch.float32), dim=1)
+    some = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))[:sample].numpy()
+    others, found = (unit(b, some), unit(a, some)), []
+    for rows in blocks(len(a), 4096):
+        sides = unit(a, rows), unit(b, rows)
+        own = (sides[0] * sides[1]).sum(1, keepdim=True) - 1e-6
+        found.append(sum((side @ other.T < own).float().mean(1) for side, other in zip(sides, others)) / 2)
+    return torch.cat(found).numpy()
 
 # %% ../nbs/04_scoring.ipynb #c8cefdfc
 class Evaluator:
@@ -149,26 +155,31 @@ class Bridge(Evaluator):
         self.folds, self.seed = folds, seed
 
     def percentile(self, inputs, targets, extra=None):
-        def fit(found, rows): return percentile_of_partner(centred(torch.tensor(found)) + (0 if extra is None else extra[rows]), targets[rows], seed=self.seed)
-        found = cross_fit(inputs, targets, self.folds, trust=lambda found, rows: np.maximum(fit(found, rows), .001)**4, seed=self.seed)
+        def fit(found, rows, sample=2000): return percentile_of_partner(centred(torch.from_numpy(found)) + (0 if extra is None else extra[rows]), targets[rows], sample, self.seed)
+        found = cross_fit(inputs, targets, self.folds, trust=lambda found, rows: np.maximum(fit(found, rows, 500), .001)**4, seed=self.seed)
         return fit(found, slice(None))
 
 class BridgeFactual(Bridge):
     "Does the text name what the picture shows? Ridge map to sentence vectors joined with ImageNet names; percentiles, [n]"
     names = ResNet50_Weights.DEFAULT.meta['categories']
 
+    @cached_property
+    def class_vectors(self): return self.text.encode(['a photo of a ' + name for name in self.names]) # [1000, m]
+
     @torch.no_grad()
     def names_seen(self, visual): # [n, d] -> [n, m]
         "Mean sentence vector of the class names that the network sees, at a softmax temperature of 2"
-        vectors, device = self.text.encode(['a photo of a ' + name for name in self.names]), next(self.visual.parameters()).device
-        return centred(torch.cat([(self.visual.logits(torch.as_tensor(visual[b]).to(device)).float().cpu()/2).softmax(1) @ vectors for b in blocks(len(visual))]))
+        device = next(self.visual.parameters()).device
+        return centred(torch.cat([(self.visual.logits(torch.as_tensor(visual[b]).to(device)).float().cpu()/2).softmax(1) @ self.class_vectors for b in blocks(len(visual))]))
 
     def compare(self, visual, text, texts):
         text = torch.as_tensor(text)
         facts = without(centred(text), basic_groups(emotion_profile(self.text, text)))
         return self.percentile(visual, facts, .5*self.names_seen(visual) if self.visual.config['num_classes'] == len(self.names) else None)
 
-def centred(x): return F.normalize(x - x.mean(0), dim=1)
+def centred(x): # [n, d] -> rows of length 1
+    x = x - x.mean(0)
+    return x.div_(x.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 def emotion_profile(text:TextEncoder, sentences)->torch.Tensor: # [n, 27]
     "Standardised nearness of sentence vectors to the emotion words"
@@ -305,6 +316,20 @@ class CLIPFactual(Evaluator):
         clip = clip if isinstance(clip, Clip) else load_clip(clip)
         super().__init__(clip, clip)
     def compare(self, visual, text, texts): return np.einsum('nd,nd->n', visual, text)
+
+# %% ../nbs/04_scoring.ipynb #c224e9a7
+def random_clip(folder, # to write
+                seed:int=0)->str: # the folder, for `load_clip`
+    "A tiny CLIP model that knows nothing, in open_clip's format: for trying things out without a download"
+    config = dict(embed_dim=16, vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=8), text_cfg=dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weights = open_clip.CLIP(**config, quick_gelu=False).state_dict()
+    with written_whole(folder) as p:
+        p.mkdir()
+        save_file(weights, p/'open_clip_model.safetensors')
+        save_json(p/'open_clip_config.json', dict(model_cfg=config, preprocess_cfg=dict(mean=[.5]*3, std=[.5]*3)))
+    return str(folder)
 
 # %% ../nbs/04_scoring.ipynb #3db305f5
 VOCABULARY = """

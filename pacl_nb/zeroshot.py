@@ -20,6 +20,7 @@ from .tasks import Benchmark, Task
 from .core import UserError, load_json
 from .encoders import AffectiveText, VisualEncoder, encode_images, local_folder, visual_encoder
 from .evaluate import Evaluation, compare, layout, probabilities, summarise, tree_levels
+from .features import processes
 from .scoring import Clip, load_clip
 
 # %% ../nbs/13_zeroshot.ipynb #acea6a5c
@@ -70,7 +71,7 @@ class Towers:
 
 class CLIPTowers(Towers):
     "Any CLIP model"
-    def __init__(self, clip:Clip): self.clip = clip
+    def __init__(self, clip:Clip): self.clip = clip.to(processes().device)
     def image_vectors(self, images, batch_size:int=64): return encode_images(self.clip, images, batch_size)
     def text_vectors(self, texts): return self.clip.encode(texts)
 
@@ -79,7 +80,7 @@ class TwoTowers(Towers):
     "An enhanced encoder and the text side it was trained against"
     def __init__(self, visual:VisualEncoder, texts:AffectiveText,
                  projections:dict): # weights and biases of `visual_projection` and `text_projection`
-        self.visual, self.texts, self.projections = visual, texts, {k: v.detach().cpu().float() for k, v in projections.items()}
+        self.visual, self.texts, self.projections = visual.to(processes().device), texts, {k: v.detach().cpu().float() for k, v in projections.items()}
 
     @classmethod
     def load(cls, run): # folder of `pretrain`

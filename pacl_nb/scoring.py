@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'blocks', 'components', 'Moments',
-           'cross_fit', 'predict_folds', 'total', 'percentile_of_partner', 'Evaluator', 'Bridge', 'BridgeFactual',
-           'centred', 'emotion_profile', 'basic_groups', 'without', 'BridgeEmotional', 'basic_emotions', 'vader',
-           'BridgeSentiment', 'share_below', 'map_scores', 'Clip', 'from_open_clip', 'from_transformers', 'load_clip',
-           'CLIPFactual', 'random_clip', 'read_anps', 'ANPEmotional']
+           'RidgeMaps', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner', 'Evaluator', 'Bridge',
+           'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without', 'BridgeEmotional',
+           'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip', 'from_open_clip',
+           'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps', 'ANPEmotional']
 
 # %% ../nbs/04_scoring.ipynb #5bae05a6
 import difflib, hashlib, re
@@ -62,17 +62,28 @@ class Moments:
     @property
     def mean(self): return self.xy[0] / self.xx[0, 0] # of y, [m]
 
-    def ridge(self, strengths, constant)->np.ndarray: # [len(strengths), 1 + k, m]
-        "One map for each penalty per pair; what it gives at the mean of x is `constant`"
+    def ridge(self, strengths, # penalties per pair
+              constant): # what the maps give at the mean of x, [m]
         weight, x_mean = self.xx[0, 0], self.xx[0, 1:] / self.xx[0, 0]
         values, vectors = np.linalg.eigh(self.xx[1:, 1:] - weight * np.outer(x_mean, x_mean))
-        projected = vectors.T @ (self.xy[1:] - weight * np.outer(x_mean, self.mean))
-        maps = [vectors @ (projected / (values + strength*weight)[:, None]) for strength in strengths]
-        return np.stack([np.r_[[constant - x_mean @ m], m] for m in maps])
+        rotation = np.block([[np.ones((1, 1)), -(x_mean @ vectors)[None]], [np.zeros((len(vectors), 1)), vectors]])
+        factors = np.stack([np.r_[1, 1 / (values + strength*weight)] for strength in strengths])
+        return RidgeMaps(rotation, factors, np.r_[[constant], vectors.T @ (self.xy[1:] - weight * np.outer(x_mean, self.mean))])
 
-    def error(self, maps)->np.ndarray: # [len(maps)]
-        "Sum of squared errors of each map"
-        return np.array([np.sum(m * (self.xx @ m - 2*self.xy)) + self.yy for m in maps])
+@dataclass
+class RidgeMaps:
+    "Maps of several strengths, which differ by a factor for each principal axis"
+    rotation: np.ndarray # to principal axes, [1 + k, 1 + k]
+    factors: np.ndarray # [strengths, 1 + k]
+    loads: np.ndarray # [1 + k, m]
+
+    def __getitem__(self, i)->np.ndarray: return self.rotation @ (self.factors[i][:, None] * self.loads) # [1 + k, m]
+
+    def errors(self, on:Moments)->np.ndarray: # [strengths]
+        "Sums of squared errors of all maps on other pairs"
+        squares = (self.rotation.T @ on.xx @ self.rotation) * (self.loads @ self.loads.T)
+        products = ((self.rotation.T @ on.xy) * self.loads).sum(1)
+        return np.einsum('si,ij,sj->s', self.factors, squares, self.factors) - 2*self.factors @ products + on.yy
 
 def cross_fit(inputs, # features to predict from, [n, d]
               targets, # features to predict, [n, m]
@@ -100,8 +111,8 @@ def predict_folds(x, y, fold, strengths, trust=None):
         for k in parts: out[np.searchsorted(there, rows[k])] = x[rows[k]] @ maps[k].astype(np.float32)
         return out
 
-    def best_maps(maps, judges): # [s, ...] for each part, moments of the part -> one for each
-        best = sum(judges[k].error(m) for k, m in maps.items()).argmin()
+    def best_maps(maps, judges): # `RidgeMaps` for each part, moments of the part -> one map for each
+        best = sum(m.errors(judges[k]) for k, m in maps.items()).argmin()
         return {k: m[best] for k, m in maps.items()}
 
     def untrusting(parts):

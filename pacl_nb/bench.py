@@ -27,12 +27,13 @@ from transformers import BertConfig, BertModel
 from .clustering import cluster
 from .core import UserError, check_range, choose, progress
 from .curriculum import CurriculumBatches, active_partitions
-from .encoders import mean_pool, text_encoder, visual_encoder
+from .encoders import encode_images, mean_pool, text_encoder, visual_encoder
 from .evaluate import linear_evaluation, summarise
-from .features import as_it_is, encode_pairs
+from .features import as_it_is
 from .losses import contrastive_loss, partition_loss, similarity
 from .partition import Partition
 from .posts import make_posts
+from .prepare import judge_pairs
 from .pretrain import PACL, StepRows, TrainingImages, TrainingPairs, accelerator_for, learn, make_optimizer
 from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, CLIPFactual, from_open_clip
 from .protocols import nearest_neighbours, trained_linear
@@ -354,12 +355,12 @@ def bench_authors(visual:str='resnet50', # random weights
                 notes=[f'{visual} at {size} pixels, {batch_size} pairs of each partition, a text encoder of {layers} layers on {length} tokens'])
 
 # %% ../nbs/15_bench.ipynb #4e24c2c7
-def waiting(model, optimizer, pairs, workers:int, steps:int)->tuple: # (seconds waited, seconds in all, images), the first step left out
+def waiting(model, optimizer, pairs, workers:int, steps:int, warm:int=3)->tuple: # (seconds waited, seconds in all, images) after `warm` steps
     "Train on batches from the loader of `train`"
-    loader = iter(DataLoader(pairs.inputs, batch_sampler=StepRows(pairs.batches, len(pairs.batches) - steps - 1), collate_fn=as_it_is, num_workers=workers))
-    waited, images = 0., 0
-    for step in range(len(pairs.batches) - steps - 1, len(pairs.batches)):
-        if step == len(pairs.batches) - steps: waited, images, start = 0., 0, time.perf_counter()
+    first = len(pairs.batches) - steps
+    loader = iter(DataLoader(pairs.inputs, batch_sampler=StepRows(pairs.batches, first - warm), collate_fn=as_it_is, num_workers=workers))
+    for step in range(first - warm, len(pairs.batches)):
+        if step in (first - warm, first): waited, images, start = 0., 0, time.perf_counter()
         asked = time.perf_counter()
         x = next(loader)
         waited += time.perf_counter() - asked
@@ -375,7 +376,7 @@ def bench_data(visual:str='efficientnet_lite0', # random weights; a small networ
                workers=(0, 1), # processes that load
                repeats:int=3)->dict: # rows, notes
     "Time that training steps wait for pictures over their whole time"
-    model, pairs, batch = small_world(visual, size, batch_size, lambda n: torch.randn(n, 64), epochs=steps)
+    model, pairs, batch = small_world(visual, size, batch_size, lambda n: torch.randn(n, 64), epochs=2*steps + 6)
     trained, rows = with_optimizer(model), []
     alone = interleaved(repeats, pictures=lambda: load_pictures(pairs, batch), step=lambda x=load_pictures(pairs, batch): training_step(*trained, pairs, batch, x))
     n = sum(map(len, batch.values()))
@@ -405,18 +406,15 @@ def paper_judges(clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768):
 def scores_and_clusters(images, texts, visual, text, judges, workers:int=1):
     "What `prepare` computes between reading the pairs and writing them down"
     with tempfile.TemporaryDirectory() as folder:
-        looked, read = encode_pairs(images, texts, dict(initial=visual) | {f'judge{i}': j.visual for i, j in enumerate(judges) if j.visual is not visual},
-                                    dict(initial=text) | {f'judge{i}': j.text for i, j in enumerate(judges) if j.text is not text}, folder, workers=workers)
-        of = lambda found, i, own, first: found['initial' if own is first else f'judge{i}']
-        scores = [j.compare(of(looked, i, j.visual, visual), of(read, i, j.text, text), texts) for i, j in enumerate(judges)]
-        return scores + [cluster(x) for x in (looked['initial'], read['initial'])]
+        scores, *features = judge_pairs(judges, images, texts, visual, text, folder, workers=workers)
+        return scores + [cluster(x) for x in features]
 
 @torch.no_grad()
 def forward_passes(pictures:list, # (encoder, ready batches)
-                   texts, encoders):
+                   texts:list): # (encoder, strings)
     for encoder, batches in pictures:
         for x in batches: encoder(x)
-    for e in encoders: e.encode(texts)
+    for encoder, some in texts: encoder.encode(some)
 
 def distinct(encoders): return list({id(e): e for e in encoders}.values())
 
@@ -424,9 +422,9 @@ def prepare_row(name:str, visual, text, judges, n:int, size:int, repeats:int, **
     posts = make_posts(n, size=size)
     images, texts, device = list(posts['image']), list(posts['text']), next(visual.parameters()).device
     ready = [(e, torch.stack([e.transform(i) for i in images]).to(device, memory_format=torch.channels_last).split(64)) for e in distinct([visual, *(j.visual for j in judges)])]
-    readers = distinct([text, *(j.text for j in judges)])
+    read = [(e, texts) for e in distinct([text, *(j.text for j in judges)])] + [(j.text, list(dict.fromkeys(j.describe(encode_images(j.visual, images))))) for j in judges if isinstance(j, ANPEmotional)]
     for j in judges: getattr(j, 'bank', None), getattr(j, 'class_vectors', None) # vocabularies are encoded once, for any number of pairs
-    seen = interleaved(repeats, 0, whole=lambda: scores_and_clusters(images, texts, visual, text, judges), bare=lambda: forward_passes(ready, texts, readers))
+    seen = interleaved(repeats, 0, whole=lambda: scores_and_clusters(images, texts, visual, text, judges), bare=lambda: forward_passes(ready, read))
     return seen.row('whole', 'bare', **wanted) | dict(what=f'judging and clustering, {name}', over='forward passes', pairs=n)
 
 GROWTH = """

@@ -136,14 +136,16 @@ def total(moments):
 # %% ../nbs/04_scoring.ipynb #80153bc3
 def percentile_of_partner(a, # one vector for each pair, [n, d]
                           b, # its partner's, [n, d]
+                          partners=None, # row of `b` that belongs to each row of `a`; None: the same
                           sample:int=2000, # how many others to compare with
                           seed:int=0)->np.ndarray: # [n], between 0 and 1
     "How much of the other side fits less well (by cosine) than the own partner, averaged over both directions"
     def unit(x, rows): return F.normalize(torch.as_tensor(x[rows], dtype=torch.float32), dim=1)
+    def of_b(rows): return unit(b, rows if partners is None else partners[rows])
     some = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))[:sample].numpy()
-    others, found = (unit(b, some), unit(a, some)), []
+    others, found = (of_b(some), unit(a, some)), []
     for rows in blocks(len(a), 4096):
-        sides = unit(a, rows), unit(b, rows)
+        sides = unit(a, rows), of_b(rows)
         own = (sides[0] * sides[1]).sum(1, keepdim=True) - 1e-6
         found.append(sum((side @ other.T < own).float().mean(1) for side, other in zip(sides, others)) / 2)
     return torch.cat(found).numpy()
@@ -166,9 +168,11 @@ class Bridge(Evaluator):
         self.folds, self.seed = folds, seed
 
     def percentile(self, inputs, targets, extra=None):
-        def fit(found, rows, sample=2000): return percentile_of_partner(centred(torch.from_numpy(found)) + (0 if extra is None else extra[rows]), targets[rows], sample, self.seed)
+        def fit(found, rows, sample=2000):
+            found = centred(torch.from_numpy(found))
+            return percentile_of_partner(found if extra is None else found.add_(extra[rows]), targets, rows, sample, self.seed)
         found = cross_fit(inputs, targets, self.folds, trust=lambda found, rows: np.maximum(fit(found, rows, 500), .001)**4, seed=self.seed)
-        return fit(found, slice(None))
+        return fit(found, np.arange(len(found)))
 
 class BridgeFactual(Bridge):
     "Does the text name what the picture shows? Ridge map to sentence vectors joined with ImageNet names; percentiles, [n]"

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['GRID', 'EVALUATE_FILE', 'GROWTH', 'BENCHES', 'SIZES', 'Timing', 'interleaved', 'finish', 'machine', 'ratio_table',
            'invented_features', 'invented_task', 'accuracy', 'by_clip_benchmark', 'clip_benchmark_row',
-           'bench_evaluate', 'write_features', 'peak_memory', 'bench_memory', 'small_world', 'load_pictures', 'update',
-           'accelerator', 'training_step', 'bare_step', 'with_optimizer', 'bench_step', 'looped_masks', 'random_bert',
-           'encode_tokens', 'authors_step', 'bench_authors', 'waiting', 'bench_data', 'RandomText', 'paper_judges',
-           'scores_and_clusters', 'forward_passes', 'distinct', 'prepare_row', 'growth', 'bench_prepare',
-           'plain_info_nce', 'peak_bytes', 'loss_functions', 'bench_loss', 'run_bench']
+           'bench_evaluate', 'write_invented', 'write_features', 'peak_memory', 'bench_memory', 'small_world',
+           'load_pictures', 'update', 'accelerator', 'training_step', 'bare_step', 'with_optimizer', 'bench_step',
+           'looped_masks', 'random_bert', 'encode_tokens', 'authors_step', 'bench_authors', 'waiting', 'bench_data',
+           'RandomText', 'paper_judges', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth',
+           'bench_prepare', 'plain_info_nce', 'peak_bytes', 'loss_functions', 'bench_loss', 'run_bench']
 
 # %% ../nbs/15_bench.ipynb #16fdefba
 import copy, functools, inspect, json, os, platform, re, shutil, subprocess, sys, tempfile, time
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertModel
 
 from .clustering import cluster
-from .core import UserError, check_range, choose, progress
+from .core import UserError, blocks, check_range, choose, progress
 from .curriculum import CurriculumBatches, active_partitions
 from .encoders import encode_images, mean_pool, text_encoder, visual_encoder
 from .evaluate import linear_evaluation, summarise
@@ -35,8 +35,8 @@ from .partition import Partition
 from .posts import make_posts
 from .prepare import judge_pairs
 from .pretrain import PACL, StepRows, TrainingImages, TrainingPairs, accelerator_for, learn, make_optimizer
-from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, CLIPFactual, from_open_clip
 from .protocols import nearest_neighbours, trained_linear
+from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, CLIPFactual, from_open_clip, load_clip
 from .tasks import Task
 
 # %% ../nbs/15_bench.ipynb #d4d1da3e
@@ -185,15 +185,20 @@ def bench_evaluate(n:int=10_000, # images
     return dict(rows=rows, notes=notes)
 
 # %% ../nbs/15_bench.ipynb #03c97524
+def write_invented(file, # .npy
+                   labels, d:int, dtype=np.float16, block:int=8192):
+    "Invented features [n,d], a block at a time"
+    out = np.lib.format.open_memmap(file, 'w+', dtype, (len(labels), d))
+    for b in progress(blocks(len(labels), block), 'writing features'): out[b] = invented_features(np.r_[labels[b], labels.max()], d, seed=b.start)[:-1]
+    out.flush()
+
 def write_features(folder, n:int, d:int, k:int, block:int=8192):
     "Invented features as `features.npy`, float16 [n,d], a block at a time; `labels.npy` and `split.npy` beside them"
     if shutil.disk_usage(folder).free < 2.2*n*d: raise UserError(f'{folder}: {n} x {d} features need {2*n*d/1e9:.1f} GB, there is not so much room; set TMPDIR to another folder')
     task, split = invented_task(n, k)
     np.save(Path(folder)/'labels.npy', task.targets)
     np.save(Path(folder)/'split.npy', split)
-    out = np.lib.format.open_memmap(Path(folder)/'features.npy', 'w+', np.float16, (n, d))
-    for i in progress(range(0, n, block), 'writing features'): out[i:i + block] = invented_features(np.r_[task.targets[i:i + block], k - 1], d, seed=i)[:-1]
-    out.flush()
+    write_invented(Path(folder)/'features.npy', task.targets, d, block=block)
 
 EVALUATE_FILE = """
 import json, sys, time
@@ -400,7 +405,7 @@ class RandomText:
     def encode(self, texts): return encode_tokens(self.bert, self.tokens(texts)).cpu()
 
 def paper_judges(clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768):
-    first, second = (from_open_clip(c) for c in clips)
+    first, second = (load_clip(c) if Path(c).is_dir() else from_open_clip(c) for c in clips)
     return CLIPFactual(first), ANPEmotional(second, RandomText(layers, width))
 
 def scores_and_clusters(images, texts, visual, text, judges, workers:int=1):
@@ -416,23 +421,19 @@ def forward_passes(pictures:list, # (encoder, ready batches)
         for x in batches: encoder(x)
     for encoder, some in texts: encoder.encode(some)
 
-def distinct(encoders): return list({id(e): e for e in encoders}.values())
-
 def prepare_row(name:str, visual, text, judges, n:int, size:int, repeats:int, **wanted)->dict:
     posts = make_posts(n, size=size)
     images, texts, device = list(posts['image']), list(posts['text']), next(visual.parameters()).device
-    ready = [(e, torch.stack([e.transform(i) for i in images]).to(device, memory_format=torch.channels_last).split(64)) for e in distinct([visual, *(j.visual for j in judges)])]
-    read = [(e, texts) for e in distinct([text, *(j.text for j in judges)])] + [(j.text, list(dict.fromkeys(j.describe(encode_images(j.visual, images))))) for j in judges if isinstance(j, ANPEmotional)]
-    for j in judges: getattr(j, 'bank', None), getattr(j, 'class_vectors', None) # vocabularies are encoded once, for any number of pairs
+    ready = [(e, torch.stack([e.transform(i) for i in images]).to(device, memory_format=torch.channels_last).split(64)) for e in dict.fromkeys([visual, *(j.visual for j in judges)])]
+    read = [(e, texts) for e in dict.fromkeys([text, *(j.text for j in judges)])] + [(j.text, list(dict.fromkeys(j.describe(encode_images(j.visual, images))))) for j in judges if isinstance(j, ANPEmotional)]
+    for j in judges: getattr(j, 'class_vectors', None) # a vocabulary is encoded once, for any number of pairs
     seen = interleaved(repeats, 0, whole=lambda: scores_and_clusters(images, texts, visual, text, judges), bare=lambda: forward_passes(ready, read))
     return seen.row('whole', 'bare', **wanted) | dict(what=f'judging and clustering, {name}', over='forward passes', pairs=n)
 
 GROWTH = """
 import json, sys, time
-import numpy as np
-from pacl_nb.bench import invented_features
+import numpy as np, torch
 from pacl_nb.clustering import cluster
-from pacl_nb.encoders import text_encoder, visual_encoder
 from pacl_nb.scoring import BridgeEmotional, BridgeFactual
 
 folder, n, d, m = sys.argv[1], *map(int, sys.argv[2:])
@@ -441,7 +442,7 @@ class NoNetwork:
     config = dict(num_classes=0)
 class Words:
     num_features = m
-    def encode(self, texts): return __import__('torch').tensor(np.random.default_rng(len(texts)).normal(size=(len(texts), m)), dtype=__import__('torch').float32)
+    def encode(self, texts): return torch.tensor(np.random.default_rng(len(texts)).normal(size=(len(texts), m)), dtype=torch.float32)
 start = time.perf_counter()
 for judge in (BridgeFactual(NoNetwork(), Words()), BridgeEmotional(NoNetwork(), Words())): judge.compare(pictures, texts, None)
 for x in (pictures, texts): cluster(x)
@@ -452,11 +453,8 @@ def growth(sizes, d:int, m:int)->list: # rows
     "Seconds and memory of judging and clustering on invented features that lie on disk"
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, width in (('pictures', d), ('texts', m)):
-            out = np.lib.format.open_memmap(f'{folder}/{name}.npy', 'w+', np.float32, (max(sizes), width))
-            for i in range(0, max(sizes), 10_000): out[i:i + 10_000] = invented_features(np.arange(len(out[i:i + 10_000])) % 5, width, seed=i)
-            out.flush()
-        base = peak_memory("import pacl_nb.bench, pacl_nb.scoring")[1]['anonymous']
+        for name, width in (('pictures', d), ('texts', m)): write_invented(f'{folder}/{name}.npy', np.arange(max(sizes)) % 5, width, np.float32)
+        base = peak_memory("import pacl_nb.clustering, pacl_nb.scoring")[1]['anonymous']
         for n in sizes:
             text, peaks = peak_memory(GROWTH, folder, n, d, m)
             found[n] = json.loads(text.splitlines()[-1])['seconds'], peaks['anonymous'] - base

@@ -21,7 +21,7 @@ from fastcore.script import Param, anno_parser
 
 from .bench import BENCHES, SIZES, ratio_table, run_bench
 from .benchmarks import BENCHMARKS, SOCIAL, checked_benchmark, describe_benchmarks, divided, load_benchmark, pair_source
-from .core import UserError, check_range, choose, keep_freed_memory, remove, save_json, typed
+from .core import UserError, check_range, choose, keep_freed_memory, process_number, remove, save_json, typed
 from .encoders import encode_images, visual_encoder
 from .evaluate import Evaluation, compare, divide, left_out, linear_evaluation, over_seeds, summarise
 from .partition import Partition
@@ -49,7 +49,7 @@ def command(func,
         args = vars(one_line_errors(anno_parser(func, prog=name)).parse_args(argv))
         for hidden in ('pdb', 'xtra'): args.pop(hidden)
         keep_freed_memory()
-        process = int(os.environ.get('RANK', 0)) # of those that were launched together
+        process = process_number()
         try: result = func(**args)
         except (UserError, OSError) as e:
             print(f'{name}{f" (process {process})" if process else ""}: {UserError(e)}', file=sys.stderr)

@@ -9,7 +9,7 @@ __all__ = ['cluster']
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
-from .core import UserError
+from .core import UserError, blocks
 
 # %% ../nbs/06_clustering.ipynb #b122602c
 def cluster(features, # un-projected features of one modality, [n, d], also memory-mapped
@@ -20,9 +20,9 @@ def cluster(features, # un-projected features of one modality, [n, d], also memo
     "k-means pseudo-labels (Section 3.3) on normalised features"
     n = len(features)
     if not 1 <= n_clusters <= n: raise UserError(f'n_clusters {n_clusters}: must be between 1 and the number of pairs, {n}')
-    rows = np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    rows = slice(None) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
     def normalised(rows): return normalize(np.asarray(features[rows], dtype=np.float32))
     centres = KMeans(n_clusters, n_init=4, random_state=seed).fit(normalised(rows))
-    labels = centres.labels_ if n <= most else np.concatenate([centres.predict(normalised(slice(i, i + 8192))) for i in range(0, n, 8192)])
+    labels = centres.labels_ if n <= most else np.concatenate([centres.predict(normalised(b)) for b in blocks(n, 8192)])
     order = np.argsort(-np.bincount(labels, minlength=n_clusters), kind='stable')
     return np.argsort(order)[labels].astype(np.int64)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UserError', 'choose', 'check_range', 'typed', 'written_whole', 'remove', 'save_json', 'load_json', 'save_csv',
-           'progress', 'keep_freed_memory']
+           'progress', 'process_number', 'blocks', 'keep_freed_memory']
 
 # %% ../nbs/00_core.ipynb #1d3a19dc
 import csv, ctypes, inspect, json, math, os, shutil, sys
@@ -96,8 +96,17 @@ def save_csv(path, # file to write
 def progress(iterable=None, # what to go through
              desc:str='', # what is being done
              **kwargs): # passed to `tqdm`
-    "A progress bar on stderr, so that stdout carries results only; `TQDM_DISABLE=1` silences it"
+    "A progress bar on stderr, so that stdout carries results only; `TQDM_DISABLE=1` silences it, and of several processes only the first shows one"
+    if process_number(): kwargs['disable'] = True
     return tqdm(iterable, desc=desc, file=sys.stderr, dynamic_ncols=True, leave=False, **kwargs)
+
+def process_number()->int:
+    "Place of this process among those that were launched together; 0 if it is alone"
+    return int(os.environ.get('RANK', 0))
+
+def blocks(n:int, size:int)->list: # of slices
+    "Divide n rows, in their order, into blocks of `size`; the last may be smaller"
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 # %% ../nbs/00_core.ipynb #d6c94ea9
 def keep_freed_memory()->bool: # whether the C library could be told

@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from transformers import AutoModel, AutoTokenizer
 
 from . import __version__
-from .core import UserError, check_range, load_json, progress, remove, save_json, written_whole
+from .core import UserError, blocks, check_range, load_json, progress, remove, save_json, written_whole
 from .pairs import as_rgb
 
 # %% ../nbs/03_encoders.ipynb #8c477158
@@ -282,8 +282,7 @@ def picture_batches(images, # a sequence of n PIL images
                     desc:str='encoding images', # for the progress bar
                    ): # yields (slice of the pictures, tensor [b,3,h,w])
     "All pictures in their order, transformed, a batch at a time"
-    for i in progress(range(0, len(images), batch_size), desc):
-        place = slice(i, min(i + batch_size, len(images)))
+    for place in progress(blocks(len(images), batch_size), desc):
         yield place, torch.stack([transform(images[j]) for j in range(place.start, place.stop)])
 
 @torch.no_grad()

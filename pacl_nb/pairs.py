@@ -115,6 +115,10 @@ def find_column(columns, # the columns that there are
 # %% ../nbs/01_pairs.ipynb #a62457a5
 IMAGE = datasets.Image(decode=False)
 
+def _columns(there, image, text, source): # -> names of image and text, and all that are to be read
+    image, text = find_column(there, image, IMAGE_COLUMNS, source), find_column(there, text, TEXT_COLUMNS, source)
+    return image, text, list(dict.fromkeys([image, text] + ['split']*('split' in there)))
+
 def _row(image, text, split=None, fault=None):
     "One shape for a row; `image` may be a path, bytes, or both as `datasets` has them"
     if isinstance(image, (bytes, bytearray)): image = dict(path='', bytes=bytes(image))
@@ -126,7 +130,7 @@ def _row(image, text, split=None, fault=None):
 def _table_rows(rows, folder, source, image, text):
     columns = list(dict.fromkeys(c for r in rows for c in r if c is not None))
     if not columns: raise UserError(f'{source}: the table has no rows')
-    image, text = find_column(columns, image, IMAGE_COLUMNS, source), find_column(columns, text, TEXT_COLUMNS, source)
+    image, text, _ = _columns(columns, image, text, source)
     def row(r):
         name = r.get(image)
         named = isinstance(name, str) and name.strip()
@@ -134,10 +138,8 @@ def _table_rows(rows, folder, source, image, text):
     return map(row, rows), len(rows)
 
 def _dataset_rows(ds, source, image, text, split=None):
-    columns = ds.column_names or [*ds.features]
-    image, text = find_column(columns, image, IMAGE_COLUMNS, source), find_column(columns, text, TEXT_COLUMNS, source)
-    ds = ds.select_columns(list(dict.fromkeys([image, text] + ['split']*('split' in columns))))
-    try: ds = ds.cast_column(image, IMAGE)
+    image, text, columns = _columns(ds.column_names or [*ds.features], image, text, source)
+    try: ds = ds.select_columns(columns).cast_column(image, IMAGE)
     except (TypeError, ValueError, NotImplementedError) as e: raise UserError(f'{source}: column {image!r} holds no images ({e})') from None
     return (_row(r[image], r[text], r.get('split', split)) for r in ds), None if isinstance(ds, IterableDataset) else len(ds)
 
@@ -148,10 +150,9 @@ def _joined(parts): # of (rows, how many)
 # %% ../nbs/01_pairs.ipynb #e5d56976
 def _parquet_rows(file, image, text):
     table = _reading(file, lambda: parquet.ParquetFile(file))
-    columns = table.schema_arrow.names
-    image, text = find_column(columns, image, IMAGE_COLUMNS, file), find_column(columns, text, TEXT_COLUMNS, file)
+    image, text, columns = _columns(table.schema_arrow.names, image, text, file)
     def rows():
-        batches = table.iter_batches(256, columns=list(dict.fromkeys([image, text] + ['split']*('split' in columns))))
+        batches = table.iter_batches(256, columns=columns)
         while batch := _reading(file, lambda: next(batches, None)):
             for r in batch.to_pylist(): yield _row(r[image], r[text], r.get('split'))
     return rows(), table.metadata.num_rows
@@ -261,7 +262,7 @@ def _check_row(row, size):
     try:
         data = image.get('bytes')
         if data is None and image.get('path'): data = Path(image['path']).read_bytes()
-        if data is None: return found | dict(digest=None, fault=fault or 'image is missing')
+        if data is None: raise ValueError('image is missing')
         picture = open_image(data, size=2*size if size else 64)
         digest, fault = hashlib.sha256(data).hexdigest(), fault or text_fault(row['text'])
         if size and not fault: image = dict(path=None, bytes=as_jpeg(shrink(picture, size)))

@@ -12,13 +12,14 @@ import hashlib, importlib.metadata, json, shutil, uuid
 from pathlib import Path
 
 import numpy as np, torch
+from accelerate.utils import broadcast_object_list
 from datasets import ClassLabel, load_from_disk
 from safetensors import SafetensorError, safe_open
 
 from .clustering import cluster
 from .core import UserError, check_range, choose, load_json, remove, save_json, written_whole
 from .encoders import AffectiveText, encode_images, text_encoder, visual_encoder
-from .features import autocast, encode_pairs, processes
+from .features import PRECISIONS, autocast, encode_pairs, processes
 from .pairs import load_pairs, read_table
 from .partition import Partition, calibrate, partition_pairs, shares
 from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, BridgeSentiment, CLIPFactual, Evaluator, MAPPINGS, map_scores
@@ -77,11 +78,11 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
     run, state = Path(run), processes()
     settings = dict(pairs=_names(pairs), visual=visual, text=text, factual=_name(factual), emotional=_name(emotional), threshold=threshold, shares=asked_shares, n_clusters=n_clusters,
                     size=size, emotion_words=emotion_words, mapping=mapping, splits=splits, seed=seed)
-    models = dict(clip=clip if factual == 'clip' else None, anp_clip=anp_clip if emotional == 'anp' else None, sentences=sentences if emotional == 'anp' else None)
-    settings |= {k: v for k, v in models.items() if v is not None}
+    models = (dict(clip=clip) if factual == 'clip' else {}) | (dict(anp_clip=anp_clip, sentences=sentences) if emotional == 'anp' else {})
+    settings |= models
     check_range(1, n_clusters=n_clusters, batch_size=batch_size)
     check_range(0, seed=seed, workers=workers)
-    autocast(precision)
+    choose(precision, PRECISIONS, 'precision')
     if mapping: choose(mapping, MAPPINGS, 'mapping')
     for name, known in ((factual, FACTUAL), (emotional, EMOTIONAL)):
         if isinstance(name, str): choose(name, known, 'evaluator')
@@ -92,6 +93,7 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
     options = dict(image=image, text=text_column, splits=splits, size=visual_model.size)
     read = key_of([[stamp(p) for p in (pairs if isinstance(pairs, (list, tuple)) else [pairs])], options])
     judged = key_of([read, visual, text, models, precision] + [str(uuid.uuid4()) for j in (factual, emotional) if not isinstance(j, str)])
+    read, judged = broadcast_object_list([read, judged])
     with state.main_process_first(): ds = kept_pairs(run/'partial'/f'pairs-{read}', pairs, quarantine=run/'quarantine.csv', **options)
     found = judge_pairs(judges, ds['image'], ds['text'][:], visual_model, text_model, run/'partial'/f'features-{judged}', precision, mapping, batch_size=batch_size, workers=workers)
     if state.is_main_process:

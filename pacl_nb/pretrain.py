@@ -27,7 +27,7 @@ from torchvision.transforms import InterpolationMode, v2
 from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
 from .encoders import VisualEncoder, freeze_statistics, picture_batches, visual_encoder
-from .features import as_it_is, processes
+from .features import PRECISIONS, as_it_is, processes
 from .losses import LEAST_TEMPERATURE, at_least_float32, partition_loss, similarity
 from .pairs import as_rgb
 from .partition import Partition, memberships
@@ -295,7 +295,7 @@ def train(model:PACL, pairs:TrainingPairs,
     images = [sum(map(len, batches[step].values())) for step in range(start, len(batches))]
     seen, clock = [], time.perf_counter()
     model.train()
-    with progress(desc='pre-training', total=sum(images), unit='img', disable=None if first else True) as bar:
+    with progress(desc='pre-training', total=sum(images), unit='img') as bar:
         for step, x in enumerate(loader, start):
             factor = rate_factor(step, len(batches), warmup)
             for group in optimizer.param_groups: group['lr'] = group['rate'] * factor
@@ -377,7 +377,7 @@ def pretrain(run, # folder that `prepare` wrote
     settings = {k: v for k, v in locals().items() if k not in ('run', 'resume', 'restart', 'workers', 'cache', 'checkpoint_every', 'log_every', 'chunk_size', 'compiled')}
     run, state = Path(run), processes()
     choose(method, METHODS, 'method')
-    choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
+    choose(precision, PRECISIONS, 'precision')
     check_range(0, above=True, epochs=epochs, lr=lr, projection_lr=projection_lr, width=width)
     check_range(LEAST_TEMPERATURE, temperature=temperature)
     check_range(16, size=size)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from .tasks import Benchmark, Task
 from .core import UserError, check_range, choose, progress, remove, written_whole
 from .encoders import VisualEncoder, encode_images, freeze_statistics, picture_batches
-from .features import as_it_is, processes
+from .features import PRECISIONS, as_it_is, processes
 from .pairs import as_rgb
 from .evaluate import Evaluation, assess, checked_features, coded, divide, layout, linear_evaluation, probabilities, question_loss, read_blocks
 from .prepare import versions
@@ -332,7 +332,7 @@ def finetune(encoder:VisualEncoder,
     check_range(1, epochs=epochs, batch_size=batch_size, seeds=seeds, checkpoint_every=checkpoint_every)
     check_range(0, above=True, rate=rate, backbone_rate=backbone_rate)
     check_range(0, polarity=polarity, decay=decay, workers=workers)
-    choose(precision, dict(no=1, bf16=1, fp16=1), 'precision')
+    choose(precision, PRECISIONS, 'precision')
     parts, targets, widths = divide(task, groups, split, folds, seed), coded(task, task.targets), layout(task)
     rate = rate or (1e-3 if head == 'pdanet' else 1e-2)
     backbone_rate = backbone_rate or BACKBONE_RATES.get(encoder.config['architecture'], 1e-5)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['VAD', 'IMAGE_SUFFIXES', 'QUADRANTS', 'EMOTION6', 'FI', 'PLEASANT', 'PARROTT', 'load_emotion_6', 'load_unbiasedemo',
-           'WEBEMO', 'WEBEMO_ALIASES', 'WEBEMO_FOLDERS', 'WEBEMO_PARTS', 'EMOTIC', 'EMOSET', 'TUMEMO', 'SENTIMENT',
-           'SOCIAL', 'load_tumemo', 'load_mvsa', 'MIKELS', 'PRIMARY', 'DIVISIONS', 'BENCHMARKS', 'home', 'image_files',
-           'decoded', 'text_lines', 'class_numbers', 'consistent', 'load_oasis', 'load_emotion6', 'polarity', 'load_fi',
-           'fi_list', 'fi_votes', 'load_panda', 'webemo_levels', 'webemo_place', 'webemo_list', 'load_webemo',
-           'webemo_row', 'load_emotic', 'clipped', 'leaves', 'mat_people', 'csv_people', 'crop_people', 'load_iaps',
-           'load_emotionroi', 'load_emoset', 'one_sentiment', 'most', 'tumemo_rows', 'mvsa_rows', 'social_posts',
-           'load_social', 'pair_source', 'load_folder', 'load_posts', 'Source', 'load_benchmark', 'divided',
-           'describe_benchmarks', 'count_table', 'file_doubles', 'doubles_text', 'checked_benchmark', 'check_benchmark']
+           'WEBEMO', 'WEBEMO_ALIASES', 'WEBEMO_FOLDERS', 'WEBEMO_PARTS', 'EMOTIC', 'EMOSET', 'SER30K', 'TUMEMO',
+           'SENTIMENT', 'SOCIAL', 'load_tumemo', 'load_mvsa', 'MIKELS', 'PRIMARY', 'DIVISIONS', 'BENCHMARKS', 'home',
+           'image_files', 'decoded', 'text_lines', 'class_numbers', 'consistent', 'load_oasis', 'load_emotion6',
+           'polarity', 'load_fi', 'fi_list', 'fi_votes', 'load_panda', 'webemo_levels', 'webemo_place', 'webemo_list',
+           'load_webemo', 'webemo_row', 'load_emotic', 'clipped', 'leaves', 'mat_people', 'csv_people', 'crop_people',
+           'load_iaps', 'load_emotionroi', 'load_emoset', 'load_emo8', 'load_ser30k', 'one_sentiment', 'most',
+           'tumemo_rows', 'mvsa_rows', 'social_posts', 'load_social', 'pair_source', 'load_folder', 'load_posts',
+           'Source', 'load_benchmark', 'divided', 'describe_benchmarks', 'count_table', 'file_doubles', 'doubles_text',
+           'checked_benchmark', 'check_benchmark']
 
 # %% ../nbs/11b_benchmarks.ipynb #0a309900
 import ast, inspect, io, re
@@ -416,6 +417,43 @@ def load_emoset(data, # folder with info.json, train.json, val.json, test.json a
     emotion = Task('emotion', 'single_label', class_numbers(words, names, list(places)), names)
     return assemble('emoset', [data/f for f in images], [emotion, polarity(emotion)], data/'train.json', data, split=parts)
 
+# %% ../nbs/11b_benchmarks.ipynb #ffa612ab
+def load_emo8(data, # folder with train/, val/ and perhaps test/
+             )->Benchmark:
+    "Emo8 (Chen et al., 2024): tasks `emotion` (8) and `polarity`, divided by its owner; where there is no test part, the validation part is it"
+    data, notes = home(data, 'train'), []
+    parts = [p for p in PARTS if (data/p).is_dir()]
+    files = [(p, f) for p in parts for f in image_files(data/p)]
+    if parts == ['train', 'val']: files, notes = [('test' if p == 'val' else p, f) for p, f in files], ['no test part: val is used for it']
+    if not files: raise UserError(f'{data}: no images below train/, val/ or test/')
+    emotion = Task('emotion', 'single_label', class_numbers([f.parent.name for _, f in files], EMOSET, [str(f) for _, f in files], {'sad': 'sadness'}), EMOSET)
+    return assemble('emo8', [f for _, f in files], [emotion, polarity(emotion)], data, data, split=[p for p, _ in files], notes=notes)
+
+SER30K = ['surprise', 'joy', 'disgust', 'fear', 'sadness', 'anger', 'neutral']
+
+def load_ser30k(data, # folder with Images/ and Annotations/
+                names=SER30K, # of the numbers 1 to 7: a list, or words separated by commas
+               )->Benchmark:
+    "SER30K (Liu et al., 2022): task `emotion` (7), divided by its owner; the images have a column `text`, what is written on the sticker"
+    data = home(data, 'Annotations')
+    names = names.split(',') if isinstance(names, str) else list(names)
+    if len(set(names)) != 7: raise UserError(f'names {",".join(names)}: expected seven different names')
+    rows = []
+    for part in PARTS:
+        file = next((f for f in (data/'Annotations'/'image-level'/f'{part}.json', data/'Annotations'/f'{part}.json') if f.is_file()), data/'Annotations'/f'{part}.json')
+        listed = load_json(file)
+        for i, r in enumerate(listed.get('annotations', []) if isinstance(listed, dict) else listed, 1):
+            try: row = part, data/'Images'/str(r['topic'])/str(r['file_name']), int(r['anno']) - 1, str(r.get('text') or '')
+            except (TypeError, KeyError, ValueError): row = None
+            if row is None or not 0 <= row[2] < 7: raise UserError(f'{file}, row {i}: expected topic, file_name and anno, a number from 1 to 7')
+            rows.append(row)
+    if not rows: raise UserError(f'{data}/Annotations/train.json: has no rows')
+    parts, files, targets, texts = zip(*rows)
+    emotion = Task('emotion', 'single_label', np.array(targets), names)
+    share = emotion.counts().get('fear', 0) / len(rows)
+    notes = [f'fear is {share:.0%} of the stickers, more than one would think: are the names of the numbers right? They are nowhere stated; see the option names'] if share > 1/7 else []
+    return assemble('ser30k', files, [emotion], data/'Annotations', data/'Images', split=parts, notes=notes, columns=dict(text=texts))
+
 # %% ../nbs/11b_benchmarks.ipynb #69fe0091
 TUMEMO = ['Love', 'Happy', 'Calm', 'Bored', 'Sad', 'Angry', 'Fear']
 SENTIMENT = ['positive', 'neutral', 'negative']
@@ -576,11 +614,12 @@ def load_folder(data, # folder with metadata.csv or metadata.jsonl, and the imag
 def load_posts(data=None, # a folder saved by `Dataset.save_to_disk`, or a `Dataset`; None makes new test posts
                n:int=1000, # how many to make
                seed:int=0, # of those made
+               style:str='colour', # of those made: 'colour' or 'line'
               )->Benchmark:
     "Held-out posts: task `emotion`, the emotion of the picture; grouped by object"
     try: n, seed = int(n), int(seed)
     except ValueError: raise UserError(f'posts: n={n}, seed={seed}; expected whole numbers') from None
-    try: posts = make_posts(n, seed=seed, split='test') if data is None else data if isinstance(data, Dataset) else load_from_disk(str(data))
+    try: posts = make_posts(n, seed=seed, split='test', style=style) if data is None else data if isinstance(data, Dataset) else load_from_disk(str(data))
     except (OSError, ValueError) as e:
         if isinstance(e, UserError): raise
         raise UserError(f'{data}: not a data set saved by save_to_disk ({str(e)[:200]})') from None
@@ -634,6 +673,10 @@ Annotations/Annotations.mat, or train.csv, val.csv, test.csv'''),
         'http://chenlab.ece.cornell.edu/downloads.html', 'academic research', 'images/<emotion>/<n>.jpg\ntraining_testing_split/training.txt, testing.txt: <emotion>/<n>.jpg'),
     emoset=Source(load_emoset, 'EmoSet-118K (Yang et al., ICCV 2023)', f'emotion (8: {", ".join(EMOSET)}), polarity', '118,102 images: 94,481 train, 5,905 val, 17,716 test', 'owner', 'https://vcc.tech/EmoSet', 'not stated for the images',
         'info.json, train.json, val.json, test.json\nimage/<emotion>/<emotion>_<5 digits>.jpg'),
+    emo8=Source(load_emo8, 'Emo8 (Chen et al., UniEmoX, 2024)', f'emotion (8: {", ".join(EMOSET)}), polarity', '8,930 images', 'owner', 'Google Drive, linked at https://github.com/chincharles/u-emo', 'not stated',
+        '<train|val|test>/<emotion>/*.jpg'),
+    ser30k=Source(load_ser30k, 'SER30K, stickers (Liu et al., ACM MM 2022)', f'emotion (7: {", ".join(SER30K)}; names unconfirmed)', '30,739 stickers', 'owner', 'form at https://github.com/nku-shengzheliu/SER30K, by mail from an institution', 'research and academic use only',
+        'Images/<topic>/<file>\nAnnotations/image-level/train.json, val.json, test.json: {"annotations": [{"topic", "file_name", "text", "anno": 1 to 7}]}'),
     tumemo=Source(load_tumemo, 'TumEmo (Yang et al., IEEE TMM 2021)', f'emotion (7: {", ".join(TUMEMO)}); also a source of pairs', 'about 195,000 posts', 'ours', 'links at https://github.com/YangXiaocui1215/MVAN', 'not stated',
         'all_data_id_and_label.txt: a header line, then <id> <Label>\ndata/<id>.jpg, data/<id>.txt'),
     mvsa=Source(load_mvsa, 'MVSA-Single and MVSA-Multiple (Niu et al., MMM 2016)', f'sentiment (3: {", ".join(SENTIMENT)}); also a source of pairs', '4,511 of 4,869, or about 17,000 of 19,600 pairs', 'ours',

@@ -11,8 +11,8 @@ __all__ = ['VAD', 'IMAGE_SUFFIXES', 'QUADRANTS', 'EMOTION6', 'FI', 'PLEASANT', '
            'load_webemo', 'webemo_row', 'load_emotic', 'clipped', 'leaves', 'mat_people', 'csv_people', 'crop_people',
            'load_iaps', 'load_emotionroi', 'load_emoset', 'load_emo8', 'load_ser30k', 'one_sentiment', 'most',
            'tumemo_rows', 'mvsa_rows', 'social_posts', 'load_social', 'pair_source', 'load_folder', 'load_posts',
-           'Source', 'load_benchmark', 'divided', 'describe_benchmarks', 'count_table', 'file_doubles', 'doubles_text',
-           'checked_benchmark', 'check_benchmark']
+           'Source', 'load_benchmark', 'named_benchmark', 'divided', 'describe_benchmarks', 'count_table',
+           'file_doubles', 'doubles_text', 'checked_benchmark', 'check_benchmark']
 
 # %% ../nbs/11b_benchmarks.ipynb #0a309900
 import ast, inspect, io, re
@@ -698,6 +698,14 @@ def load_benchmark(name:str, # one of `BENCHMARKS`
     if data is None and name != 'posts': raise UserError(f'data: the benchmark {name} needs the folder where it lies')
     if data is not None and not isinstance(data, Dataset) and not Path(data).is_dir(): raise UserError(f'{data}: no such folder')
     return load(data, **options)
+
+def named_benchmark(text:str, # 'oasis', or 'folder:data=tweets,label=sentiment'
+                   )->tuple: # name, options
+    "A benchmark and its options as a command line has them"
+    name, _, options = text.partition(':')
+    choose(name, BENCHMARKS, 'benchmark')
+    if not all('=' in o for o in options.split(',') if o): raise UserError(f'benchmark {text}: expected NAME or NAME:OPTION=VALUE,OPTION=VALUE')
+    return name, dict(o.split('=', 1) for o in options.split(',') if o)
 
 def divided(benchmark:Benchmark,
             seed:int=0, # of a split of our own

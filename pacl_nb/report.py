@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from .benchmarks import BENCHMARKS, divided, load_benchmark
+from .benchmarks import divided, load_benchmark, named_benchmark
 from .core import UserError, choose, load_json, progress, remove, save_json, written_whole
 from .encoders import encode_images, visual_encoder
 from .evaluate import over_seeds, summarise
@@ -101,10 +101,7 @@ class Shelf:
 
     def named(self, dataset:str)->tuple: # 'FI', 'oasis', or 'folder:data=tweets,label=sentiment' -> name of the benchmark, options
         if dataset in PUBLISHED: return PUBLISHED[dataset].benchmark, PUBLISHED[dataset].options or {}
-        name, _, options = dataset.partition(':')
-        choose(name, BENCHMARKS, 'benchmark')
-        if not all('=' in o for o in options.split(',') if o): raise UserError(f'benchmark {dataset}: expected NAME or NAME:OPTION=VALUE,OPTION=VALUE')
-        return name, dict(o.split('=', 1) for o in options.split(',') if o)
+        return named_benchmark(dataset)
 
     def missing(self, dataset:str)->str: # empty: nothing
         "Why a data set is not there"

@@ -521,7 +521,7 @@ BENCHES = dict(evaluate=bench_evaluate, memory=bench_memory, prepare=bench_prepa
 SIZES = dict(tiny=dict(evaluate=dict(n=400, d=24, k=3, pictures=4, few=200, repeats=1), memory=dict(n=20_000, d=64, k=4), step=dict(visual='resnet10t', size=32, batch_size=2, width=6, repeats=2),
                        authors=dict(visual='resnet10t', size=32, batch_size=2, layers=2, width=64, length=8, repeats=2), data=dict(visual='resnet10t', size=32, batch_size=2, steps=2, repeats=1),
                        prepare=dict(few=24, many=60, size=64, sizes=(500, 1000), visual='resnet10t', clips=('RN50', 'RN50'), layers=1, width=64, d=40, m=30, repeats=1), loss=dict(batch_sizes=(8, 16), width=4, repeats=2)),
-             usual={}, full={name: dict(size=224, batch_size=64) for name in ('step', 'authors')})
+             usual={}, full={name: dict(size=160, batch_size=64) for name in ('step', 'authors')})
 
 def run_bench(name:str, # one of `BENCHES`
               size:str='usual', # 'tiny', 'usual' or 'full'

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pair_sources', 'pacl_prepare',
            'pacl_pretrain', 'pairs_of', 'pacl_benchmarks', 'opened', 'say_figures', 'pacl_evaluate', 'too_few',
-           'first_run', 'each_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'pacl_share',
-           'auc', 'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
+           'first_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'pacl_share', 'auc',
+           'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
 import json, os, re, sys, time
@@ -23,7 +23,7 @@ from .bench import BENCHES, SIZES, ratio_table, run_bench
 from .benchmarks import BENCHMARKS, SOCIAL, checked_benchmark, describe_benchmarks, divided, load_benchmark, pair_source
 from .core import UserError, check_range, choose, keep_freed_memory, process_number, remove, save_json, typed
 from .encoders import encode_images, visual_encoder
-from .evaluate import Evaluation, compare, divide, left_out, linear_evaluation, over_seeds, summarise
+from .evaluate import Evaluation, compare, divide, each_run, left_out, linear_evaluation, over_seeds, summarise
 from .partition import Partition
 from .posts import make_posts
 from .prepare import EMOTIONAL, FACTUAL, load_prepared, prepare
@@ -226,12 +226,6 @@ SHOWN = ('accuracy', 'weighted_f1', 'macro_f1', 'chance', 'r2', 'mse', 'mean_ave
 
 def first_run(e): return e if isinstance(e, Evaluation) else e[0]
 
-def each_run(evaluations)->dict: # metric -> [runs]
-    "The figures of every run, and from three runs on their interval by Student's t"
-    every = [summarise(e, 0) for e in evaluations]
-    values = {m: [r[m]['mean'] for r in every] for m in every[0]}
-    return {m: dict(values=v) | (over_seeds(v) if len(v) > 2 else {}) for m, v in values.items()}
-
 # %% ../nbs/16_cli.ipynb #df0a563a
 @command
 def pacl_zeroshot(model:Param("folder that pacl_pretrain finished, folder of a CLIP model (open_clip or transformers), or open_clip's model/weights", str, required=True)=None,
@@ -297,7 +291,7 @@ def pacl_reproduce(table:Param('1 linear and fine-tuning, 2 state of the art, 3 
 def pacl_bench(name:Param('what to measure; evaluate: linear evaluation over the forward pass, and clip_benchmark over it; memory: its peak on a million images; step: a training step over its network\'s; '
                           'authors: the step as the authors\' code has it over ours; loss: each loss over InfoNCE', str, choices=list(BENCHES)),
                out:str=None, # .json file to write
-               size:Param('tiny: only to see that it runs; usual: minutes on two cores; full: batches of 64 pairs of each partition and pictures of 224 pixels, for step and authors', str, choices=list(SIZES))='usual',
+               size:Param('tiny: only to see that it runs; usual: minutes on two cores; full: batches of 64 pairs of each partition and pictures of 160 pixels (12 GB), for step and authors', str, choices=list(SIZES))='usual',
                repeats:int=None): # rounds; None: as the bench has it
     "Speed as ratios of two ways to do the same, timed in turn in one run"
     if out and Path(out).suffix != '.json': raise UserError(f'--out {out}: must be a .json file')

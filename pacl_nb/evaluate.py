@@ -8,7 +8,8 @@ __all__ = ['IN_MEMORY', 'BLOCK', 'HEADS', 'PENALTIES', 'CRITERIA', 'METRICS', 'p
            'make_folds', 'Part', 'divide', 'question_loss', 'wrong_answers', 'held_out_loss', 'best_penalties',
            'Evaluation', 'assess', 'checked_features', 'linear_evaluation', 'class_metrics', 'each_class_metrics',
            'value_metrics', 'ranking_metrics', 'draw_weights', 'answers', 'confusion_matrix', 'on_one_path', 'left_out',
-           'category_metrics', 'tree_metrics', 'scale_metrics', 'bootstrap', 'summarise', 'compare', 'over_seeds']
+           'category_metrics', 'tree_metrics', 'scale_metrics', 'bootstrap', 'summarise', 'compare', 'over_seeds',
+           'each_run']
 
 # %% ../nbs/12_evaluate.ipynb #3685e3d9
 from dataclasses import dataclass
@@ -507,3 +508,9 @@ def over_seeds(values, # one number a run, three or more
     if len(values) < 3: raise UserError(f'seeds: an interval needs three runs or more, there are {len(values)}')
     half = student_t.ppf(.975, len(values) - 1) * values.std(ddof=1) / len(values)**.5
     return {'mean': float(values.mean()), 'ci': [float(values.mean() - half), float(values.mean() + half)]}
+
+def each_run(evaluations)->dict: # metric -> [runs]
+    "The figures of every run, and from three runs on their interval by Student's t"
+    every = [summarise(e, 0) for e in evaluations]
+    values = {m: [r[m]['mean'] for r in every] for m in every[0]}
+    return {m: dict(values=v) | (over_seeds(v) if len(v) > 2 else {}) for m, v in values.items()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np, torch
+from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from timm.data import ImageNetInfo
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPTextModel
@@ -65,7 +66,8 @@ class ClassWords:
         if encoder.config['num_classes'] != 1000: raise UserError(f'{encoder.name}: has {encoder.config["num_classes"]} classes; words need the 1,000 of ImageNet')
         self.encoder, self.most, self.least = encoder.eval(), most, least
         self.name = f'classes of {encoder.name}, {most}, {least:g}'
-        self.words = [ImageNetInfo().index_to_description(i).split(',')[0] for i in range(1000)]
+        names = ImageNetInfo()
+        self.words = [names.index_to_description(i).split(',')[0] for i in range(1000)]
 
     @torch.no_grad()
     def __call__(self, images)->list:

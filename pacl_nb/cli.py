@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pair_sources', 'pacl_prepare',
-           'pacl_pretrain', 'pairs_of', 'pacl_benchmarks', 'opened', 'say_figures', 'pacl_evaluate', 'too_few',
-           'first_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'pacl_share', 'auc',
-           'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
+           'pacl_pretrain', 'pairs_of', 'pacl_benchmarks', 'opened', 'say_figures', 'pacl_evaluate', 'opened_encoder',
+           'too_few', 'first_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'pacl_share',
+           'pacl_kcdp', 'auc', 'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
 import json, os, re, sys, time
@@ -32,6 +32,8 @@ from .protocols import PROTOCOLS, evaluate_encoder
 from .report import DATASETS, reproduce
 from .share import export_onnx, share
 from .tasks import Benchmark, save_manifest
+from .kcdp.adapt import METHODS, KCDPEncoder, adapt, is_kcdp, load_kcdp
+from .kcdp.domains import LABELS
 from .zeroshot import TwoTowers, benchmark_vectors, load_towers, read_prompts, sentences, without_poles, zero_shot, zero_shot_benchmark, zero_shot_figures
 
 # %% ../nbs/16_cli.ipynb #46f07dd3
@@ -194,7 +196,7 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
         if value is not None and not serves: raise UserError(f'--{option} {value}: not an option of --protocol {protocol} --head {head}')
     given = dict(epochs=epochs, backbone_rate=backbone_lr, precision=precision, workers=workers) | (dict(rate=lr, decay=weight_decay) if trained else
              dict(rates=None if lr is None else (lr,), decays=None if weight_decay is None else (weight_decay,)))
-    visual = visual_encoder(encoder, size=size)
+    visual = opened_encoder(encoder, size, trained)
     other = visual_encoder(baseline, size=visual.size) if baseline else None
     bench = opened(benchmark, data, seed, options, split, label=label, votes=votes, group=group)
     if protocol == 'linear' and head == 'linear' and (note := too_few(bench, visual, folds, seed)): print(note, file=sys.stderr)
@@ -215,6 +217,12 @@ def pacl_evaluate(encoder:Param('folder of an encoder, or a name', str, required
     save_json(out, record)
     if trained: remove(partial)
     return Path(out)
+
+def opened_encoder(encoder, size:int=None, trained:bool=False):
+    "An encoder by name or folder; a model of `pacl_kcdp` as well, where it stays as it is"
+    if not is_kcdp(encoder): return visual_encoder(encoder, size=size)
+    if size or trained: raise UserError(f'{encoder}: a model of pacl_kcdp keeps its size and is not trained further; use --protocol probe, linear or knn without --size')
+    return KCDPEncoder(load_kcdp(encoder), str(encoder))
 
 def too_few(benchmark, encoder, folds:int, seed:int)->str|None:
     "A note where the fixed recipe of `linear` learns from fewer images than there are features"
@@ -312,6 +320,23 @@ def pacl_share(encoder:Param('RUN/encoder, or another folder or name of an encod
         worst = export_onnx(visual_encoder(encoder, size=size), onnx)
         print(f'{onnx}: differs from PyTorch by at most {worst:.0e} of the largest feature', file=sys.stderr)
     return share(encoder, push, private) if push else Path(onnx)
+
+# %% ../nbs/16_cli.ipynb #1297ee45
+@command
+@delegates(adapt, but=['source', 'target', 'run', 'methods', 'setting', 'labels'])
+def pacl_kcdp(source:Param('labelled domain: benchmark and options, such as emotion6:data=DIR or posts:n=600,seed=1', str, required=True)=None,
+              target:Param('domain without labels, such as folder:data=DIR,label=emotion; its labels are used for the test, and by the upper bound', str, required=True)=None,
+              out:Param('folder to write', str, required=True)=None,
+              setting:Param("da: unlabelled pictures of the target are seen, others are tested; uc: none is seen", str, choices=['da', 'uc'])='da',
+              labels:Param('classes that both domains are told in', str, choices=list(LABELS))='six',
+              methods:Param('what to train and compare; by default all that the setting has', str, nargs='*', choices=list(METHODS))=None,
+              **kwargs):
+    "Cross-domain emotion recognition with KCDP beside its baselines and an upper bound; writes OUT/results.json, and the model to OUT/encoder"
+    results = adapt(source, target, out, setting, labels, methods or None, **kwargs)
+    for note in results['notes']: print(note, file=sys.stderr)
+    say_figures(results['methods'])
+    say_figures({name: d['over_pictures'] for name, d in results['differences'].items()})
+    return Path(out)/'results.json'
 
 # %% ../nbs/16_cli.ipynb #a3fb60b7
 SETTINGS = dict(epochs=5, batch_size=32, lr=2e-4, size=128, min_area=.6, frozen_stages=16) # of pre-training, the same for both methods

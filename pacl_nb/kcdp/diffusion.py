@@ -15,22 +15,14 @@ from ..core import UserError, check_range, written_whole
 from ..encoders import image_transform, loading, local_folder
 from .knowledge import in_pipeline
 
-try:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from diffusers.models.attention_processor import AttnProcessor2_0
-    from peft import LoraConfig, get_peft_model_state_dict
-except ImportError: StableDiffusionPipeline, AttnProcessor2_0 = None, object
-
 # %% ../../nbs/kcdp/23_diffusion.ipynb #6fd2c552
-class KeptAttention(AttnProcessor2_0):
-    "Cross-attention as diffusers does it, which also adds its head-averaged maps [n,places,tokens] to `maps`"
-    def __init__(self, maps:list):
-        super().__init__()
-        self.maps = maps
+class KeptAttention:
+    "Cross-attention as `attend` of diffusers does it; its head-averaged maps [n,places,tokens] are added to `maps`"
+    def __init__(self, attend, maps:list): self.attend, self.maps = attend, maps
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         q, k = (attn.head_to_batch_dim(p(x)) for p, x in ((attn.to_q, hidden_states), (attn.to_k, encoder_hidden_states)))
         self.maps.append(attn.get_attention_scores(q, k).unflatten(0, (-1, attn.heads)).mean(1))
-        return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        return self.attend(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 # %% ../../nbs/kcdp/23_diffusion.ipynb #debf5367
 PROJECTIONS = ['attn2.to_q', 'attn2.to_k', 'attn2.to_v', 'attn2.to_out.0']
@@ -42,7 +34,11 @@ class DiffusionFeatures(nn.Module):
                  rank:int=8, # of LoRA; 0: none
                  tokens:int=154): # of the knowledge
         super().__init__()
-        if StableDiffusionPipeline is None: raise UserError(f"{model}: diffusers and peft are needed: pip install 'pacl_nb[kcdp]'")
+        try:
+            from diffusers import AutoencoderKL, UNet2DConditionModel
+            from diffusers.models.attention_processor import AttnProcessor2_0
+            from peft import LoraConfig
+        except ImportError as e: raise UserError(f"{model}: {e.name} is needed: pip install 'pacl_nb[kcdp]'") from None
         check_range(0, rank=rank)
         source = local_folder(model) or model
         with loading(model, f"diffusers' {source}"): self.vae, self.unet = (kind.from_pretrained(source, subfolder=part).requires_grad_(False) for kind, part in ((AutoencoderKL, 'vae'), (UNet2DConditionModel, 'unet')))
@@ -54,7 +50,7 @@ class DiffusionFeatures(nn.Module):
         self.name, self.tokens, self.transform = f'{model}-{self.size}', tokens, image_transform(self.size, [.5]*3, [.5]*3)
         if rank: self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS, init_lora_weights='gaussian'))
         self.seen, self.attention = [], []
-        self.unet.set_attn_processor({name: KeptAttention(self.attention) if 'attn2' in name else AttnProcessor2_0() for name in self.unet.attn_processors})
+        self.unet.set_attn_processor({name: KeptAttention(AttnProcessor2_0(), self.attention) if 'attn2' in name else AttnProcessor2_0() for name in self.unet.attn_processors})
         for block in self.unet.up_blocks: (block.attentions if getattr(block, 'has_cross_attention', False) else block.resnets)[-1].register_forward_hook(self.keep)
         widths = self.unet.config.block_out_channels
         self.channels = [widths[0], widths[1] + tokens, widths[2] + tokens, widths[3]]
@@ -81,5 +77,7 @@ class DiffusionFeatures(nn.Module):
 
     def save_lora(self, folder): # to make
         "Write the LoRA weights in the format of diffusers"
+        from diffusers import StableDiffusionPipeline
+        from peft import get_peft_model_state_dict
         with written_whole(folder) as p: StableDiffusionPipeline.save_lora_weights(p, unet_lora_layers=get_peft_model_state_dict(self.unet))
         return Path(folder)

@@ -119,7 +119,8 @@ class Inputs:
     def __init__(self, still:StillMaps, knowledge:Knowledge): self.still, self.knowledge = still, knowledge
     def __getitems__(self, keys):
         k, mask = self.knowledge[[row for _, row in keys]]
-        return dict(still=self.still.__getitems__(keys), k=k, mask=mask)
+        used = mask.any(0)
+        return dict(still=self.still.__getitems__(keys), k=k[:, used], mask=mask[:, used])
 
 def on(device, x): return {name: on(device, v) for name, v in x.items()} if isinstance(x, dict) else x.to(device, non_blocking=True)
 
@@ -306,7 +307,7 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
           visual:str='efficientnet_lite0', # the perceiver: a visual encoder
           diffusion:str=None, # or a Stable Diffusion, a folder or a name of the hub
           size:int=None, # side of the pictures, pixels; None: the perceiver's own
-          grid:int=14, # a visual encoder's maps are averaged down to this side
+          grid:int=7, # a visual encoder's maps are averaged down to this side
           rank:int=8, # of LoRA, with diffusion
           text:str=None, # text encoder of the knowledge; None: MiniLM, with diffusion its own
           source_captions:str='classes', target_captions:str='classes', # 'classes': ImageNet classes that the visual encoder sees; a table with file_name and text; or a captioning model

@@ -43,18 +43,21 @@ class Counterfactuals(nn.Module):
                    mask:torch.Tensor)->torch.Tensor: # bool [n,l] -> s [n,classes,d]
         "The mean over the tokens of self-attention over each prompt and the knowledge"
         (qp, kp, vp), (qk, kk, vk) = self.heads(self.prompts), self.heads(k)
-        scale = qk.shape[3]**-.5
-        classes, n, p = len(qp), len(qk), qp.shape[2]
-        every = lambda x: x[:, None].expand(-1, n, -1, -1, -1) # the same prompts for every picture
-        hidden = lambda s, counts: s.masked_fill(~counts[..., None, None, :], -torch.inf)
-        to_knowledge = hidden(torch.einsum('nhqd,nhkd->nhqk', qk*scale, kk), mask)
-        to_prompt = hidden(torch.einsum('nhqd,chkd->cnhqk', qk*scale, kp), self.prompt_mask[:, None])
-        from_prompt = torch.cat([hidden(every(torch.einsum('chqd,chkd->chqk', qp*scale, kp)), self.prompt_mask[:, None]), hidden(torch.einsum('chqd,nhkd->cnhqk', qp*scale, kk), mask)], 4)
-        from_knowledge = torch.cat([to_prompt, to_knowledge.expand(classes, -1, -1, -1, -1)], 4)
-        weights = torch.cat([from_prompt, from_knowledge], 3).softmax(4) # [classes,n,heads,p+l,p+l]
-        counts = torch.cat([self.prompt_mask[:, None].expand(-1, n, -1), mask.expand(classes, -1, -1)], 2).to(weights.dtype)
-        share = torch.einsum('cnhqk,cnq->cnhk', weights, counts / counts.sum(2, keepdim=True)) # of every token in the mean
-        mixed = torch.einsum('cnhk,chkd->cnhd', share[..., :p], vp) + torch.einsum('cnhk,nhkd->cnhd', share[..., p:], vk)
+        scale, p, off = qk.shape[3]**-.5, qp.shape[2], -torch.inf
+        ask = lambda pattern, q, key, counts: torch.einsum(pattern, q*scale, key).masked_fill(~counts, off)
+        own = ask('chqd,chkd->chqk', qp, kp, self.prompt_mask[:, None, None])[:, None].expand(-1, len(k), -1, -1, -1)
+        from_prompt = torch.cat([own, ask('chqd,nhkd->cnhqk', qp, kk, mask[None, :, None, None])], 4).softmax(4)
+        to_knowledge = ask('nhqd,nhkd->nhqk', qk, kk, mask[:, None, None])
+        to_prompt = ask('nhqd,chkd->cnhqk', qk, kp, self.prompt_mask[:, None, None, None])
+        most = torch.maximum(to_knowledge.amax(3), to_prompt.amax((0, 4))).detach()[..., None]
+        among, across = (to_knowledge - most).exp(), (to_prompt - most).exp()
+        whole = (among.sum(3) + across.sum(4)).clamp_min(1e-30) # of every softmax over knowledge and prompt [classes,n,heads,l]
+        tokens = self.prompt_mask.sum(1)[:, None] + mask.sum(1)
+        heard = (mask / tokens[..., None])[:, :, None] / whole # what a token of the knowledge counts in the mean, over its softmax's sum
+        said = torch.einsum('cnhqk,cnq->cnhk', from_prompt, self.prompt_mask[:, None] / tokens[..., None])
+        of_prompt = said[..., :p] + torch.einsum('cnhq,cnhqk->cnhk', heard, across)
+        of_knowledge = said[..., p:] + torch.einsum('cnhq,nhqk->cnhk', heard, among)
+        mixed = torch.einsum('cnhk,chkd->cnhd', of_prompt, vp) + torch.einsum('cnhk,nhkd->cnhd', of_knowledge, vk)
         return self.attention.out_proj(mixed.flatten(2)).transpose(0, 1)
 
     def forward(self, x:torch.Tensor, # visual feature [n,visual_features]

@@ -37,7 +37,7 @@ def four_of(sizes:list)->list: # sides of all maps -> four positions
 class BackboneFeatures(nn.Module):
     "Four maps of a frozen visual encoder"
     def __init__(self, encoder:VisualEncoder,
-                 grid:int=14): # maps are averaged down to this side at most
+                 grid:int=7): # maps are averaged down to this side at most
         super().__init__()
         self.encoder, self.grid, self.transform, self.size = encoder.eval().requires_grad_(False), grid, encoder.transform, encoder.size
         self.name = f'{encoder.name}-{encoder.size}-{grid}'

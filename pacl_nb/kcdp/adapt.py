@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'PAIRS', 'KCDP', 'Method', 'domain_losses', 'DomainBatches', 'Inputs', 'on', 'train', 'answers_for',
            'perceiver_of', 'captioner_of', 'Prepared', 'one_training', 'all_trainings', 'seed_differences',
-           'comparison', 'save_kcdp', 'is_kcdp', 'load_kcdp', 'KCDPEncoder', 'adapt', 'start_run', 'json_like']
+           'comparison', 'save_kcdp', 'is_kcdp', 'load_kcdp', 'KCDPEncoder', 'adapt', 'start_run']
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #6d3d01d0
 import copy, time
@@ -214,6 +214,7 @@ def one_training(prepared:Prepared, name:str, # of `METHODS`
     if done.exists(): return {k: v.numpy() for k, v in load_file(done).items()}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock', timeout=0):
+        if done.exists(): return {k: v.numpy() for k, v in load_file(done).items()} # another process was quicker
         if part is None: allowed = domains.allowed(domains.parts(s['folds'], s['seed'])[0], 'uc')
         else: allowed = domains.allowed(part, setting)
         target = np.flatnonzero(allowed[domains.n_source:]) + domains.n_source
@@ -342,15 +343,17 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
     check_range(0, alone=alone, weight_decay=weight_decay, balance=balance, seed=seed, workers=workers)
     check_range(0, above=True, lr=lr)
     check_range(2, folds=folds)
+    if processes().num_processes > 1: raise UserError('adapt trains in one process; to share the work, start the same command once on each GPU (CUDA_VISIBLE_DEVICES), with the same folder')
     domains = join_domains(*(load_domain(d, labels, seed) for d in (source, target)))
     start_run(run, given, domains, restart)
     settings = given | dict(perceiver=dict(kind='diffusion', visual=diffusion, size=size, rank=rank) if diffusion else dict(kind='backbone', visual=visual, size=size, grid=grid),
                             text=text or diffusion or 'minilm', lr=lr or (1e-5 if diffusion else 1e-3))
     perceiver, states = perceiver_of(settings['perceiver']), token_states(settings['text'])
     sides = domains.images.select(range(domains.n_source)), domains.images.select(range(domains.n_source, len(domains.images)))
-    captions = [c for side, name in zip(sides, (source_captions, target_captions)) for c in caption(side, captioner_of(name, visual), run/'captions.jsonl')]
-    knowledge = know(captions, states, run/'knowledge', SpacyTriples(parser) if parser != 'none' else no_triples)
-    arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
+    with FileLock(run/'lock'): # others wait, and find it done
+        captions = [c for side, name in zip(sides, (source_captions, target_captions)) for c in caption(side, captioner_of(name, visual), run/'captions.jsonl')]
+        knowledge = know(captions, states, run/'knowledge', SpacyTriples(parser) if parser != 'none' else no_triples)
+        arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
     prepared = Prepared(domains, perceiver, states, arrays, knowledge, settings)
     evaluations = all_trainings(prepared, methods or has, setting, seeds, run, checkpoint_every=checkpoint_every, workers=workers)
     results = dict(about=domains.about, setting=setting, classes=domains.names, learned_from=len(domains.source_rows), tested_on=int(domains.task.keep.sum()), seeds=seeds, notes=domains.notes) | comparison(evaluations, n_bootstrap, seed)
@@ -364,8 +367,6 @@ def start_run(run, settings:dict, domains:Domains, restart:bool):
     if restart: remove(run)
     if file.exists():
         before = load_json(file).get('kcdp', {})
-        changed = [k for k in settings if json_like(settings[k]) != before.get(k)]
+        changed = [k for k in settings if settings[k] != before.get(k)]
         if changed: raise UserError(f'{run}: holds a run with {changed[0]} {before.get(changed[0])}, not {settings[changed[0]]}; name another folder, or throw it away with --restart')
     else: save_json(file, dict(kcdp=settings, versions=versions()))
-
-def json_like(x): return list(x) if isinstance(x, tuple) else x

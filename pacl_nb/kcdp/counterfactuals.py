@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core import UserError
-from .knowledge import TokenStates
 
 # %% ../../nbs/kcdp/24_counterfactuals.ipynb #688680c6
 ADJECTIVES = dict(surprise='surprise', joy='happy', disgust='disgust', fear='fear', sadness='sad', anger='anger', positive='pleasant', negative='unpleasant')

@@ -6,7 +6,6 @@
 __all__ = ['SIX', 'LABELS', 'map_labels', 'as_domain', 'load_domain', 'Domains', 'Guarded', 'join_domains']
 
 # %% ../../nbs/kcdp/20_domains.ipynb #c637be96
-import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np

@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['PROMPT', 'SUBJECTS', 'OBJECTS', 'INSIDE', 'ImageCaptioner', 'ClassWords', 'Written', 'caption', 'phrase',
            'with_conjuncts', 'triples_of', 'SpacyTriples', 'no_triples', 'TokenStates', 'in_pipeline', 'token_states',
-           'Knowledge', 'combine', 'know']
+           'Knowledge', 'combine', 'know', 'random_clip_text']
 
 # %% ../../nbs/kcdp/21_knowledge.ipynb #bf31c2f0
 import hashlib, json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, torch
 from datasets import Dataset
 from huggingface_hub import try_to_load_from_cache
 from timm.data import ImageNetInfo
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPTextModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..core import UserError, blocks, check_range, progress
-from ..encoders import VisualEncoder, from_wheel, loading, local_folder, picture_batches, text_aliases
+from ..core import UserError, blocks, progress, written_whole
+from ..encoders import VisualEncoder, from_wheel, loading, local_folder, text_aliases
 from ..features import in_blocks, processes
 from ..pairs import as_rgb, read_table
 from ..tasks import image_hashes
@@ -100,11 +100,11 @@ def caption(images:Dataset, # columns image, file_name
     if isinstance(captioner, Written): return captioner.of(images['file_name'])
     file, hashes = Path(file), image_hashes(images)
     file.parent.mkdir(parents=True, exist_ok=True)
-    known = {}
-    if file.exists():
-        whole = [l for l in file.read_text(encoding='utf-8').splitlines() if l.endswith('}')]
-        known = {r['image']: r['caption'] for r in map(json.loads, whole) if r['captioner'] == captioner.name}
-        file.write_text(''.join(l + '\n' for l in whole), encoding='utf-8')
+    said = file.read_text(encoding='utf-8') if file.exists() else ''
+    whole = said[:said.rfind('\n') + 1]
+    if whole != said: # a kill cut the last line short
+        with written_whole(file) as p: p.write_text(whole, encoding='utf-8')
+    known = {r['image']: r['caption'] for r in map(json.loads, whole.splitlines()) if r['captioner'] == captioner.name}
     missing = list({h: i for i, h in enumerate(hashes) if h not in known}.items())
     with open(file, 'a', encoding='utf-8') as out:
         for some in progress(blocks(len(missing), batch_size), 'captions'):
@@ -223,3 +223,13 @@ def know(captions:list, # of n pictures
             yield rows, dict(states=torch.stack(states), mask=torch.stack(mask))
     found = in_blocks(Path(folder)/key, len(captions), produce)
     return Knowledge(captions, triples, found['states'], found['mask'])
+
+# %% ../../nbs/kcdp/21_knowledge.ipynb #d872e808
+def random_clip_text(folder, tokenizer_folder=None): # None: the same folder
+    "Write a CLIP text encoder of 32 features that knows nothing, and a tokenizer that spells, in the format of transformers: to try things without a download"
+    letters = 'abcdefghijklmnopqrstuvwxyz'
+    vocabulary = {t: i for i, t in enumerate(['<|startoftext|>', '<|endoftext|>', *letters, *(l + '</w>' for l in letters)])}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPTextModel(CLIPTextConfig(vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, bos_token_id=0, eos_token_id=1, pad_token_id=1)).save_pretrained(folder)
+    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(tokenizer_folder or folder)

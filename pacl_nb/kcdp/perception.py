@@ -8,7 +8,6 @@ __all__ = ['intermediate_maps', 'four_of', 'BackboneFeatures', 'keep_still', 'St
 
 # %% ../../nbs/kcdp/22_perception.ipynb #065f4325
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np, torch
 import torch.nn.functional as F

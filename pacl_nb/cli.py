@@ -6,10 +6,11 @@
 __all__ = ['SHOWN', 'SETTINGS', 'pacl_quickstart', 'one_line_errors', 'command', 'numbers', 'pair_sources', 'pacl_prepare',
            'pacl_pretrain', 'pairs_of', 'pacl_benchmarks', 'opened', 'say_figures', 'pacl_evaluate', 'opened_encoder',
            'too_few', 'first_run', 'pacl_zeroshot', 'side_by_side', 'pacl_reproduce', 'pacl_bench', 'pacl_share',
-           'pacl_kcdp', 'auc', 'test_enhanced', 'difference', 'quickstart', 'true_shares', 'report']
+           'pacl_kcdp', 'version_of', 'pacl_env', 'auc', 'test_enhanced', 'difference', 'quickstart', 'true_shares',
+           'report']
 
 # %% ../nbs/16_cli.ipynb #83e7bc56
-import json, os, re, sys, time
+import importlib.metadata, json, os, re, sys, time
 from functools import wraps
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import numpy as np
 from fastcore.meta import delegates
 from fastcore.script import Param, anno_parser
 
-from .bench import BENCHES, SIZES, ratio_table, run_bench
+from .bench import BENCHES, SIZES, machine, ratio_table, run_bench
 from .benchmarks import BENCHMARKS, SOCIAL, checked_benchmark, describe_benchmarks, divided, load_benchmark, pair_source
 from .core import UserError, check_range, choose, keep_freed_memory, process_number, remove, save_json, typed
 from .encoders import encode_images, visual_encoder
@@ -337,6 +338,17 @@ def pacl_kcdp(source:Param('labelled domain: benchmark and options, such as emot
     say_figures(results['methods'])
     say_figures({name: d['over_pictures'] for name, d in results['differences'].items()})
     return Path(out)/'results.json'
+
+# %% ../nbs/16_cli.ipynb #48b37dc6
+def version_of(package:str)->str:
+    try: return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError: return 'not installed'
+
+@command
+def pacl_env():
+    "Versions of everything that pacl_nb builds on, and what it computes with"
+    packages = dict.fromkeys(re.match(r'[\w-]+', r)[0] for r in importlib.metadata.requires('pacl_nb') or ())
+    return '\n'.join(f'{name}: {value}' for name, value in ({'pacl_nb': version_of('pacl_nb')} | machine() | {p: version_of(p) for p in packages}).items())
 
 # %% ../nbs/16_cli.ipynb #a3fb60b7
 SETTINGS = dict(epochs=5, batch_size=32, lr=2e-4, size=128, min_area=.6, frozen_stages=16) # of pre-training, the same for both methods

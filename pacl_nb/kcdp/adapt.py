@@ -30,7 +30,7 @@ from .counterfactuals import Counterfactuals, pseudo_labels, treatments
 from .diffusion import DiffusionFeatures
 from .domains import Domains, Guarded, join_domains, load_domain
 from .knowledge import ClassWords, ImageCaptioner, Knowledge, SpacyTriples, Written, caption, know, no_triples, token_states
-from .perception import BackboneFeatures, MixtureOfExperts, Pyramid, StillMaps, balance_loss, keep_still
+from .perception import BackboneFeatures, MixtureOfExperts, Pyramid, StillMaps, balance_loss, domain_scales, keep_still
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #d8a45b45
 class KCDP(nn.Module):
@@ -63,8 +63,9 @@ class KCDP(nn.Module):
 class Method:
     contrast:bool # of the treatments, on the source
     labels:str=None # for the target: of the 'predictor', of 'cliea', the 'true' ones, or none
+    sees:bool=True # unlabelled pictures of the target
 
-METHODS = dict(source_only=Method(False), no_counterfactual=Method(False, 'predictor'), kcdp=Method(True, 'cliea'), oracle=Method(True, 'true'))
+METHODS = dict(source_only=Method(False, sees=False), statistics=Method(False), no_counterfactual=Method(False, 'predictor'), kcdp=Method(True, 'cliea'), oracle=Method(True, 'true'))
 
 def domain_losses(method:Method,
                   seen:dict, # of the model: answers, match, gate; the source's pictures first
@@ -196,7 +197,12 @@ class Prepared:
     knowledge:Knowledge
     settings:dict # of the model and of training
 
-    def inputs(self, seed=None): return Inputs(StillMaps(self.arrays, seed), self.knowledge)
+    def inputs(self, seed=None, scales=None):
+        domain = np.arange(len(self.domains.images)) >= self.domains.n_source
+        return Inputs(StillMaps(self.arrays, seed, scales, domain.astype(int)), self.knowledge)
+    def scales(self, target): # rows of the target that may be looked at; none: the target is measured as the source
+        source = self.domains.source_rows
+        return domain_scales(self.arrays, source, target if len(target) else source) if self.settings['standardise'] else None
     def model(self, seed): # random weights; the perceiver's LoRA begins anew
         torch.manual_seed(seed_of(seed))
         perceiver = perceiver_of(self.settings['perceiver']) if self.settings['perceiver']['kind'] == 'diffusion' else self.perceiver
@@ -218,12 +224,13 @@ def one_training(prepared:Prepared, name:str, # of `METHODS`
         if part is None: allowed = domains.allowed(domains.parts(s['folds'], s['seed'])[0], 'uc')
         else: allowed = domains.allowed(part, setting)
         target = np.flatnonzero(allowed[domains.n_source:]) + domains.n_source
-        batches = DomainBatches(domains.source_rows, target, s['batch_size'], s['epochs'], s['alone'], seed)
+        scales = prepared.scales(target)
+        batches = DomainBatches(domains.source_rows, target if METHODS[name].labels else target[:0], s['batch_size'], s['epochs'], s['alone'], seed)
         model = prepared.model(seed)
-        model = train(model, Guarded(prepared.inputs(seed), allowed), torch.tensor(domains.targets), batches, METHODS[name], **{k: s[k] for k in ('lr', 'weight_decay', 'confidence', 'agreement', 'teacher', 'balance', 'precision')},
+        model = train(model, Guarded(prepared.inputs(seed, scales), allowed), torch.tensor(domains.targets), batches, METHODS[name], **{k: s[k] for k in ('lr', 'weight_decay', 'confidence', 'agreement', 'teacher', 'balance', 'precision')},
                       checkpoints=folder/'checkpoints', metrics=folder/'metrics.jsonl', **options)
-        found = answers_for(model, prepared.inputs(), domains.target_rows(np.arange(len(domains.target.images))))
-        if keep_model: save_kcdp(keep_model, model, s, domains)
+        found = answers_for(model, prepared.inputs(scales=scales), domains.target_rows(np.arange(len(domains.target.images))))
+        if keep_model: save_kcdp(keep_model, model, s, domains, scales)
         with written_whole(done) as p: save_file({k: v.contiguous() for k, v in found.items()}, p)
         remove(folder/'checkpoints')
     return {k: v.numpy() for k, v in found.items()}
@@ -232,7 +239,7 @@ def all_trainings(prepared, methods, setting, seeds, run, **options)->dict: # me
     "Every method on every division with every seed; what is done is not done again, what others do is waited for"
     domains, s, found = prepared.domains, prepared.settings, {}
     parts = domains.parts(s['folds'], s['seed'])
-    sees = lambda name: setting == 'da' and METHODS[name].labels
+    sees = lambda name: setting == 'da' and METHODS[name].sees
     plan = [(name, i, seed) for seed in range(s['seed'], s['seed'] + seeds) for name in methods for i in (range(len(parts)) if sees(name) else [None])]
     waiting = list(plan)
     bar = progress(desc='trainings', total=len(plan))
@@ -253,7 +260,7 @@ def all_trainings(prepared, methods, setting, seeds, run, **options)->dict: # me
     return {name: assess(domains.task, domains.target.groups, parts, predict(name, 'answers')) for name in methods}
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #3fa265c4
-PAIRS = (('kcdp', 'source_only'), ('kcdp', 'no_counterfactual'), ('no_counterfactual', 'source_only'), ('oracle', 'kcdp'))
+PAIRS = (('kcdp', 'source_only'), ('kcdp', 'no_counterfactual'), ('kcdp', 'statistics'), ('statistics', 'source_only'), ('no_counterfactual', 'statistics'), ('oracle', 'kcdp'))
 
 def seed_differences(a, b)->dict: # lists of `Evaluation` -> metric -> values, and from three seeds on mean and interval
     first, second = each_run(a), each_run(b)
@@ -269,11 +276,12 @@ def comparison(evaluations:dict, # method -> list of `Evaluation`
                              for a, b in PAIRS if a in evaluations and b in evaluations})
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #ac882791
-def save_kcdp(folder, model:KCDP, settings:dict, domains:Domains):
-    "Write `config.json` and `model.safetensors` with what has learned"
+def save_kcdp(folder, model:KCDP, settings:dict, domains:Domains, scales:dict=None):
+    "Write `config.json` and `model.safetensors`: what has learned, and the measures of both domains"
     with written_whole(folder) as p:
         p.mkdir()
-        save_file({n: v.detach().cpu().contiguous() for n, v in model.trained().items()}, p/'model.safetensors', metadata={'format': 'pt'})
+        kept = model.trained() | {f'scales.{name}': v for name, v in (scales or {}).items()}
+        save_file({n: v.detach().cpu().contiguous() for n, v in kept.items()}, p/'model.safetensors', metadata={'format': 'pt'})
         save_json(p/'config.json', dict(library='pacl_nb.kcdp', about=domains.about, classes=domains.names, versions=versions()) | {k: settings[k] for k in ('perceiver', 'width', 'text')})
 
 def is_kcdp(folder)->bool:
@@ -285,19 +293,25 @@ def load_kcdp(folder)->KCDP:
     if not is_kcdp(folder): raise UserError(f'{folder}: holds no KCDP model')
     config = load_json(Path(folder)/'config.json')
     model = KCDP(perceiver_of(config['perceiver']), token_states(config['text']), config['classes'], config['width'])
-    missing, unexpected = model.load_state_dict(load_file(Path(folder)/'model.safetensors'), strict=False)
+    weights = load_file(Path(folder)/'model.safetensors')
+    model.scales = {n.removeprefix('scales.'): weights.pop(n) for n in [*weights] if n.startswith('scales.')} or None
+    missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or set(missing) & set(model.trained()): raise UserError(f'{folder}: the weights do not fit {config["perceiver"]["visual"]}')
     return model.eval()
 
 class KCDPEncoder(nn.Module):
-    "Pictures [n,3,h,w] -> the pyramid's features [n,4*width]: an encoder for evaluations that leave it as it is"
-    def __init__(self, model:KCDP, name:str):
+    "Pictures of the target [n,3,h,w] -> the pyramid's features [n,4*width]: an encoder for evaluations that leave it as it is"
+    def __init__(self, model:KCDP, # from `load_kcdp`
+                 name:str):
         super().__init__()
         self.perceiver, self.pyramid, self.name = model.perceiver, model.pyramid, name
         self.transform, self.size, self.num_features, self.config = model.perceiver.transform, model.perceiver.size, model.pyramid.num_features, dict(num_classes=0, library='pacl_nb.kcdp')
-        k = torch.zeros(1, getattr(model.perceiver, 'tokens', 1), model.summary.in_features)
-        self.register_buffer('k', k)
-    def forward(self, images): return self.pyramid(self.perceiver(self.perceiver.still(images), self.k.expand(len(images), -1, -1)))
+        self.register_buffer('k', torch.zeros(1, getattr(model.perceiver, 'tokens', 1), model.summary.in_features))
+        self.scales = model.scales
+    def forward(self, images):
+        still = self.perceiver.still(images)
+        if self.scales: still = {n: (x - self.scales[n][1, 0].to(x)) / self.scales[n][1, 1].to(x) for n, x in still.items()}
+        return self.pyramid(self.perceiver(still, self.k.expand(len(images), -1, -1)))
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #926947fb
 def adapt(source:str, target:str, # domains: benchmark and options, such as 'emotion6:data=DIR' or 'folder:data=DIR,label=emotion'
@@ -313,6 +327,7 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
           text:str=None, # text encoder of the knowledge; None: MiniLM, with diffusion its own
           source_captions:str='classes', target_captions:str='classes', # 'classes': ImageNet classes that the visual encoder sees; a table with file_name and text; or a captioning model
           parser:str='none', # of triples: 'none', or a pipeline of spaCy such as en_core_web_sm
+          no_standardise:bool=False, # leave the maps of both domains as they are; with diffusion they always are
           width:int=64, # of the pyramid; the paper has 256
           epochs:int=10, # passes over the source
           alone:int=1, # epochs with the source only, at the beginning
@@ -334,7 +349,8 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
          )->dict: # what `results.json` says
     "Train and compare methods for cross-domain emotion recognition; the same call goes on where an earlier one was stopped"
     given = {k: v for k, v in locals().items() if k not in ('run', 'restart', 'methods', 'workers', 'checkpoint_every', 'n_bootstrap', 'seeds')}
-    run, has = Path(run), [m for m in METHODS if setting == 'da' or m in ('source_only', 'kcdp')]
+    standardise = not (no_standardise or diffusion)
+    run, has = Path(run), [m for m in METHODS if (m in ('source_only', 'kcdp') if setting == 'uc' else m != 'statistics' or standardise)]
     choose(setting, dict(da=0, uc=0), 'setting')
     choose(precision, PRECISIONS, 'precision')
     for m in methods or (): choose(m, dict.fromkeys(has), f'method of the setting {setting}')
@@ -347,7 +363,7 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
     domains = join_domains(*(load_domain(d, labels, seed) for d in (source, target)))
     start_run(run, given, domains, restart)
     settings = given | dict(perceiver=dict(kind='diffusion', visual=diffusion, size=size, rank=rank) if diffusion else dict(kind='backbone', visual=visual, size=size, grid=grid),
-                            text=text or diffusion or 'minilm', lr=lr or (1e-5 if diffusion else 1e-3))
+                            text=text or diffusion or 'minilm', standardise=standardise, lr=lr or (1e-5 if diffusion else 1e-3))
     perceiver, states = perceiver_of(settings['perceiver']), token_states(settings['text'])
     sides = domains.images.select(range(domains.n_source)), domains.images.select(range(domains.n_source, len(domains.images)))
     with FileLock(run/'lock'): # others wait, and find it done

@@ -359,8 +359,11 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
     check_range(0, alone=alone, weight_decay=weight_decay, balance=balance, seed=seed, workers=workers)
     check_range(0, above=True, lr=lr)
     check_range(2, folds=folds)
+    if teacher == 1: raise UserError('teacher 1: must be less than 1, or it never learns')
+    if setting == 'da' and alone >= epochs: raise UserError(f'alone {alone}: must be less than epochs {epochs}, or the target is never learned from')
     if processes().num_processes > 1: raise UserError('adapt trains in one process; to share the work, start the same command once on each GPU (CUDA_VISIBLE_DEVICES), with the same folder')
     domains = join_domains(*(load_domain(d, labels, seed) for d in (source, target)))
+    domains.parts(folds, seed)
     start_run(run, given, domains, restart)
     settings = given | dict(perceiver=dict(kind='diffusion', visual=diffusion, size=size, rank=rank) if diffusion else dict(kind='backbone', visual=visual, size=size, grid=grid),
                             text=text or diffusion or 'minilm', standardise=standardise, lr=lr or (1e-5 if diffusion else 1e-3))
@@ -372,15 +375,15 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
         arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
     prepared = Prepared(domains, perceiver, states, arrays, knowledge, settings)
     evaluations = all_trainings(prepared, methods or has, setting, seeds, run, checkpoint_every=checkpoint_every, workers=workers)
-    results = dict(about=domains.about, setting=setting, classes=domains.names, learned_from=len(domains.source_rows), tested_on=int(domains.task.keep.sum()), seeds=seeds, notes=domains.notes) | comparison(evaluations, n_bootstrap, seed)
-    save_json(run/'results.json', results)
+    results = dict(about=domains.about, setting=setting, classes=domains.names, learned_from=len(domains.source_rows), tested_on=sum(len(p.test) for p in domains.parts(folds, seed)), seeds=seeds, notes=domains.notes) | comparison(evaluations, n_bootstrap, seed)
+    with FileLock(run/'lock'): save_json(run/'results.json', results)
     return results
 
 def start_run(run, settings:dict, domains:Domains, restart:bool):
     "Write down the settings, or see that they are those of the run that is there"
     file = run/'config.json'
     settings = settings | dict(data=key_of([list(domains.images['file_name']), domains.targets.tolist(), domains.source_rows.tolist()]))
-    if restart: remove(run)
+    for old in ('trainings', 'encoder', 'still', 'knowledge', 'results.json', 'config.json') if restart else (): remove(run/old)
     if file.exists():
         before = load_json(file).get('kcdp', {})
         changed = [k for k in settings if settings[k] != before.get(k)]

@@ -31,6 +31,7 @@ def map_labels(task:Task, # of one class a picture
               )->Task:
     "The task in the classes of a label space; pictures whose word has no class there have no clear answer"
     classes, of = choose(labels, LABELS, 'label space')
+    if task.kind != 'single_label': raise UserError(f'task {task.name!r}: is {task.kind}; a domain needs one class a picture')
     if unknown := [n for n in task.names if n.lower() not in of]: raise UserError(f'task {task.name!r}: {unknown[0]!r} is not mapped to any of: {", ".join(classes)}; its classes are {", ".join(task.names)}')
     number = np.array([-1 if (c := of[n.lower()]) is None else classes.index(c) for n in task.names])
     targets = number[task.targets]
@@ -78,7 +79,7 @@ class Domains:
     @property
     def task(self)->Task: return next(iter(self.target.tasks.values()))
     def __repr__(self):
-        return '\n  '.join([f'{self.about}: {len(self.source_rows)} pictures to learn from, {self.task.keep.sum()} to test on'] + [
+        return '\n  '.join([f'{self.about}: {len(self.source_rows)} pictures to learn from, {(self.task.keep & (True if self.target.split is None else self.target.split == "test")).sum()} to test on'] + [
             f'{side}: ' + ', '.join(f'{n} {c}' for n, c in zip(self.names, np.bincount(self.targets[rows], minlength=len(self.names)))) for side, rows in (('source', self.source_rows), ('target', self.target_rows()))] + [f'note: {n}' for n in self.notes])
 
     def target_rows(self, index=None): # rows of the target benchmark; None: all with a clear answer

@@ -36,7 +36,7 @@ class ImageCaptioner:
         with loading(model, f"transformers' {source}"):
             self.processor = AutoProcessor.from_pretrained(source)
             self.model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.bfloat16 if device.type == 'cuda' else torch.float32).eval().to(device)
-        self.name = f'{model}, {hashlib.sha256(prompt.encode()).hexdigest()[:8]}, {beams} beams'
+        self.name = f'{model}, {hashlib.sha256(prompt.encode()).hexdigest()[:8]}, {beams} beams, {repetition_penalty:g}, {shortest}-{longest} tokens'
         self.options = dict(num_beams=beams, repetition_penalty=repetition_penalty, min_new_tokens=shortest, max_new_tokens=longest)
         self.mend()
 
@@ -79,6 +79,7 @@ class ClassWords:
 # %% ../../nbs/kcdp/21_knowledge.ipynb #ab6a68d5
 class Written:
     "Captions that somebody has written: a table with the columns file_name and text, or texts by file name"
+    name = 'captions'
     def __init__(self, source): # `.csv`, `.tsv` or `.jsonl`, or a dict
         if not isinstance(source, dict):
             rows = read_table(source)

@@ -9,7 +9,7 @@ __all__ = ['IN_MEMORY', 'BLOCK', 'HEADS', 'PENALTIES', 'CRITERIA', 'METRICS', 'p
            'Evaluation', 'assess', 'checked_features', 'linear_evaluation', 'class_metrics', 'each_class_metrics',
            'value_metrics', 'ranking_metrics', 'draw_weights', 'answers', 'confusion_matrix', 'on_one_path', 'left_out',
            'category_metrics', 'tree_metrics', 'scale_metrics', 'bootstrap', 'summarise', 'compare', 'over_seeds',
-           'each_run']
+           'run_figures', 'each_run']
 
 # %% ../nbs/12_evaluate.ipynb #3685e3d9
 from dataclasses import dataclass
@@ -509,8 +509,12 @@ def over_seeds(values, # one number a run, three or more
     half = student_t.ppf(.975, len(values) - 1) * values.std(ddof=1) / len(values)**.5
     return {'mean': float(values.mean()), 'ci': [float(values.mean() - half), float(values.mean() + half)]}
 
+def run_figures(values:list, # one number a run
+               )->dict: # {'values'}, from three runs on also {'mean', 'ci'}
+    "The values of all runs, and over_seeds of them where there are enough"
+    return dict(values=values) | (over_seeds(values) if len(values) > 2 else {})
+
 def each_run(evaluations)->dict: # metric -> [runs]
     "The figures of every run, and from three runs on their interval by Student's t"
     every = [summarise(e, 0) for e in evaluations]
-    values = {m: [r[m]['mean'] for r in every] for m in every[0]}
-    return {m: dict(values=v) | (over_seeds(v) if len(v) > 2 else {}) for m, v in values.items()}
+    return {m: run_figures([r[m]['mean'] for r in every]) for m in every[0]}

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'PAIRS', 'KCDP', 'Method', 'domain_losses', 'DomainBatches', 'Inputs', 'on', 'train', 'answers_for',
-           'perceiver_of', 'captioner_of', 'Prepared', 'one_training', 'all_trainings', 'seed_differences',
-           'comparison', 'save_kcdp', 'is_kcdp', 'load_kcdp', 'KCDPEncoder', 'adapt', 'start_run']
+           'perceiver_of', 'captioner_of', 'Prepared', 'one_training', 'load_outputs', 'all_trainings',
+           'seed_differences', 'comparison', 'save_kcdp', 'is_kcdp', 'load_kcdp', 'KCDPEncoder', 'adapt', 'start_run']
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #6d3d01d0
 import copy, time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np, torch
@@ -20,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
+from ..core import UserError, blocks, check_range, choose, load_json, progress, remove, save_json, written_whole
 from ..encoders import visual_encoder
-from ..evaluate import assess, compare, each_run, over_seeds, summarise
+from ..evaluate import assess, compare, each_run, run_figures, summarise
 from ..features import PRECISIONS, as_it_is, processes
 from ..prepare import key_of, versions
 from ..pretrain import accelerator_for, append_line, keep_metrics, make_optimizer, mean_losses, newest_checkpoint, rate_factor, save_checkpoint, seed_of, step_of
@@ -30,7 +31,7 @@ from .counterfactuals import Counterfactuals, pseudo_labels, treatments
 from .diffusion import DiffusionFeatures
 from .domains import Domains, Guarded, join_domains, load_domain
 from .knowledge import ClassWords, ImageCaptioner, Knowledge, SpacyTriples, Written, caption, know, no_triples, token_states
-from .perception import BackboneFeatures, MixtureOfExperts, Pyramid, StillMaps, balance_loss, domain_scales, keep_still
+from .perception import BackboneFeatures, MixtureOfExperts, Pyramid, StillMaps, balance_loss, by_measure, domain_scales, keep_still
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #d8a45b45
 class KCDP(nn.Module):
@@ -94,25 +95,23 @@ class DomainBatches:
                  alone:int=1, # epochs with the source only, at the beginning
                  seed:int=0):
         check_range(1, batch_size=batch_size, epochs=epochs)
-        self.rows, self.batch_size, self.seed = dict(source=np.asarray(source), target=np.asarray(target)), min(batch_size, len(source)), seed
+        self.source, self.target, self.batch_size, self.seed = np.asarray(source), np.asarray(target), min(batch_size, len(source)), seed
         self.per_epoch = len(source) // self.batch_size
         self.steps, self.alone = epochs*self.per_epoch, alone*self.per_epoch
     def __len__(self): return self.steps
     def epoch(self, step): return (step + 1) / self.per_epoch
 
-    def drawn(self, side, first): # pictures drawn before -> rows
-        rows, found = self.rows[side], []
-        for at in range(first, first + self.batch_size):
-            lap, place = divmod(at, len(rows))
-            if not found or place == 0: order = np.random.default_rng([self.seed, side == 'target', lap]).permutation(len(rows))
-            found.append(rows[order[place]])
-        return np.array(found)
+    def lap(self, domain, number): # 0 for the source, 1 for the target -> its rows in the order of that lap
+        return np.random.default_rng([self.seed, domain, number]).permutation((self.source, self.target)[domain])
 
     def __getitem__(self, step):
-        lap, place = divmod(step, self.per_epoch)
-        source = np.random.default_rng([self.seed, 0, lap]).permutation(self.rows['source'])[place*self.batch_size:(place + 1)*self.batch_size]
-        if step < self.alone or not len(self.rows['target']): return dict(source=source, target=source[:0])
-        return dict(source=source, target=self.drawn('target', (step - self.alone)*self.batch_size))
+        number, place = divmod(step, self.per_epoch)
+        source = self.lap(0, number)[place*self.batch_size:(place + 1)*self.batch_size]
+        if step < self.alone or not len(self.target): return dict(source=source, target=source[:0])
+        first = (step - self.alone)*self.batch_size # so many pictures of the target were drawn before
+        number, place = divmod(first, len(self.target))
+        laps = range(number, (first + self.batch_size - 1)//len(self.target) + 1)
+        return dict(source=source, target=np.concatenate([self.lap(1, n) for n in laps])[place:place + self.batch_size])
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #98f25d6c
 class Inputs:
@@ -171,8 +170,8 @@ def train(model:KCDP, inputs:Guarded, targets:torch.Tensor, # classes of all row
 def answers_for(model:KCDP, inputs:Inputs, rows, batch_size:int=64)->dict: # answers and match, both [len(rows),classes]
     "What a trained model says of any rows, as probabilities, on the CPU"
     device, found = next(model.parameters()).device, defaultdict(list)
-    for i in range(0, len(rows), batch_size):
-        for name, v in model(**on(device, inputs.__getitems__([(0, int(r)) for r in rows[i:i + batch_size]]))).items(): found[name].append(v.float().cpu())
+    for some in blocks(len(rows), batch_size):
+        for name, v in model(**on(device, inputs.__getitems__([(0, int(r)) for r in rows[some]]))).items(): found[name].append(v.float().cpu())
     return {name: torch.cat(found[name]).softmax(1) for name in ('answers', 'match')}
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #a4623057
@@ -191,6 +190,7 @@ def captioner_of(name:str, # 'classes', a table with file_name and text, or a ca
 class Prepared:
     "Everything that the trainings of a run share"
     domains:Domains
+    parts:list # of the target
     perceiver:object
     text:object # `TokenStates`
     arrays:dict # of `keep_still`
@@ -209,7 +209,6 @@ class Prepared:
         return KCDP(perceiver, self.text, self.domains.names, self.settings['width']).to(processes().device)
 
 def one_training(prepared:Prepared, name:str, # of `METHODS`
-                 setting:str, # 'da' or 'uc'
                  part, # `Part` of the target, or None: the target is not seen
                  seed:int, folder, # of this training
                  keep_model=None, # folder for the model itself
@@ -217,12 +216,10 @@ def one_training(prepared:Prepared, name:str, # of `METHODS`
     "Train and answer for all pictures of the target: {'answers', 'match'} [n,classes]"
     folder, s, domains = Path(folder), prepared.settings, prepared.domains
     done = folder/'outputs.safetensors'
-    if done.exists(): return {k: v.numpy() for k, v in load_file(done).items()}
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock', timeout=0):
-        if done.exists(): return {k: v.numpy() for k, v in load_file(done).items()} # another process was quicker
-        if part is None: allowed = domains.allowed(domains.parts(s['folds'], s['seed'])[0], 'uc')
-        else: allowed = domains.allowed(part, setting)
+        if done.exists(): return load_outputs(done)
+        allowed = domains.allowed(part, 'uc' if part is None else 'da')
         target = np.flatnonzero(allowed[domains.n_source:]) + domains.n_source
         scales = prepared.scales(target)
         batches = DomainBatches(domains.source_rows, target if METHODS[name].labels else target[:0], s['batch_size'], s['epochs'], s['alone'], seed)
@@ -233,39 +230,38 @@ def one_training(prepared:Prepared, name:str, # of `METHODS`
         if keep_model: save_kcdp(keep_model, model, s, domains, scales)
         with written_whole(done) as p: save_file({k: v.contiguous() for k, v in found.items()}, p)
         remove(folder/'checkpoints')
-    return {k: v.numpy() for k, v in found.items()}
+    return load_outputs(done)
+
+def load_outputs(file)->dict: return {k: v.numpy() for k, v in load_file(file).items()}
 
 def all_trainings(prepared, methods, setting, seeds, run, **options)->dict: # method -> list of `Evaluation`, one a seed
     "Every method on every division with every seed; what is done is not done again, what others do is waited for"
-    domains, s, found = prepared.domains, prepared.settings, {}
-    parts = domains.parts(s['folds'], s['seed'])
+    domains, parts, found = prepared.domains, prepared.parts, {}
+    first = prepared.settings['seed']
     sees = lambda name: setting == 'da' and METHODS[name].sees
-    plan = [(name, i, seed) for seed in range(s['seed'], s['seed'] + seeds) for name in methods for i in (range(len(parts)) if sees(name) else [None])]
+    plan = [(name, i, seed) for seed in range(first, first + seeds) for name in methods for i in (range(len(parts)) if sees(name) else [None])]
     waiting = list(plan)
     bar = progress(desc='trainings', total=len(plan))
     while waiting:
         later = []
         for name, i, seed in waiting:
             folder = Path(run)/'trainings'/f'{name}{"" if i is None else f"-part{i}"}-seed{seed}'
-            keep = Path(run)/'encoder' if name == 'kcdp' and not i and seed == s['seed'] else None
-            try: found[name, i, seed] = one_training(prepared, name, setting, None if i is None else parts[i], seed, folder, keep, **options)
+            keep = Path(run)/'encoder' if name == 'kcdp' and not i and seed == first else None
+            try: found[name, i, seed] = one_training(prepared, name, None if i is None else parts[i], seed, folder, keep, **options)
             except Timeout: later.append((name, i, seed))
             else: bar.update(1)
         if len(later) == len(waiting): time.sleep(5)
         waiting = later
     number = {id(p): i for i, p in enumerate(parts)}
-    def predict(name, what):
-        def of(part): return np.stack([found[name, number[id(part)] if sees(name) else None, seed][what][part.test] for seed in range(s['seed'], s['seed'] + seeds)]), [()]*seeds
-        return of
-    return {name: assess(domains.task, domains.target.groups, parts, predict(name, 'answers')) for name in methods}
+    def predict(name, part): return np.stack([found[name, number[id(part)] if sees(name) else None, seed]['answers'][part.test] for seed in range(first, first + seeds)]), [()]*seeds
+    return {name: assess(domains.task, domains.target.groups, parts, partial(predict, name)) for name in methods}
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #3fa265c4
 PAIRS = (('kcdp', 'source_only'), ('kcdp', 'no_counterfactual'), ('kcdp', 'statistics'), ('statistics', 'source_only'), ('no_counterfactual', 'statistics'), ('oracle', 'kcdp'))
 
 def seed_differences(a, b)->dict: # lists of `Evaluation` -> metric -> values, and from three seeds on mean and interval
     first, second = each_run(a), each_run(b)
-    values = {m: [x - y for x, y in zip(first[m]['values'], second[m]['values'])] for m in first}
-    return {m: dict(values=v) | (over_seeds(v) if len(v) > 2 else {}) for m, v in values.items()}
+    return {m: run_figures([x - y for x, y in zip(first[m]['values'], second[m]['values'])]) for m in first}
 
 def comparison(evaluations:dict, # method -> list of `Evaluation`
                n_bootstrap:int=1000, seed:int=0)->dict:
@@ -310,7 +306,7 @@ class KCDPEncoder(nn.Module):
         self.scales = model.scales
     def forward(self, images):
         still = self.perceiver.still(images)
-        if self.scales: still = {n: (x - self.scales[n][1, 0].to(x)) / self.scales[n][1, 1].to(x) for n, x in still.items()}
+        if self.scales: still = by_measure(still, self.scales, 1)
         return self.pyramid(self.perceiver(still, self.k.expand(len(images), -1, -1)))
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #926947fb
@@ -363,19 +359,20 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
     if setting == 'da' and alone >= epochs: raise UserError(f'alone {alone}: must be less than epochs {epochs}, or the target is never learned from')
     if processes().num_processes > 1: raise UserError('adapt trains in one process; to share the work, start the same command once on each GPU (CUDA_VISIBLE_DEVICES), with the same folder')
     domains = join_domains(*(load_domain(d, labels, seed) for d in (source, target)))
-    domains.parts(folds, seed)
+    parts = domains.parts(folds, seed)
     start_run(run, given, domains, restart)
     settings = given | dict(perceiver=dict(kind='diffusion', visual=diffusion, size=size, rank=rank) if diffusion else dict(kind='backbone', visual=visual, size=size, grid=grid),
                             text=text or diffusion or 'minilm', standardise=standardise, lr=lr or (1e-5 if diffusion else 1e-3))
     perceiver, states = perceiver_of(settings['perceiver']), token_states(settings['text'])
     sides = domains.images.select(range(domains.n_source)), domains.images.select(range(domains.n_source, len(domains.images)))
     with FileLock(run/'lock'): # others wait, and find it done
-        captions = [c for side, name in zip(sides, (source_captions, target_captions)) for c in caption(side, captioner_of(name, visual), run/'captions.jsonl')]
+        captioners = {name: captioner_of(name, visual) for name in dict.fromkeys((source_captions, target_captions))}
+        captions = [c for side, name in zip(sides, (source_captions, target_captions)) for c in caption(side, captioners[name], run/'captions.jsonl')]
         knowledge = know(captions, states, run/'knowledge', SpacyTriples(parser) if parser != 'none' else no_triples)
         arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
-    prepared = Prepared(domains, perceiver, states, arrays, knowledge, settings)
+    prepared = Prepared(domains, parts, perceiver, states, arrays, knowledge, settings)
     evaluations = all_trainings(prepared, methods or has, setting, seeds, run, checkpoint_every=checkpoint_every, workers=workers)
-    results = dict(about=domains.about, setting=setting, classes=domains.names, learned_from=len(domains.source_rows), tested_on=sum(len(p.test) for p in domains.parts(folds, seed)), seeds=seeds, notes=domains.notes) | comparison(evaluations, n_bootstrap, seed)
+    results = dict(about=domains.about, setting=setting, classes=domains.names, learned_from=len(domains.source_rows), tested_on=sum(len(p.test) for p in parts), seeds=seeds, notes=domains.notes) | comparison(evaluations, n_bootstrap, seed)
     with FileLock(run/'lock'): save_json(run/'results.json', results)
     return results
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'PAIRS', 'KCDP', 'Method', 'domain_losses', 'DomainBatches', 'Inputs', 'on', 'train', 'answers_for',
            'perceiver_of', 'captioner_of', 'Prepared', 'one_training', 'load_outputs', 'all_trainings',
-           'seed_differences', 'comparison', 'save_kcdp', 'is_kcdp', 'load_kcdp', 'KCDPEncoder', 'adapt', 'start_run']
+           'seed_differences', 'comparison', 'save_kcdp', 'is_kcdp', 'load_kcdp', 'KCDPEncoder', 'adapt', 'prepare_run',
+           'start_run']
 
 # %% ../../nbs/kcdp/25_adapt.ipynb #6d3d01d0
 import copy, time
@@ -27,6 +28,7 @@ from ..evaluate import assess, compare, each_run, run_figures, summarise
 from ..features import PRECISIONS, as_it_is, processes
 from ..prepare import key_of, versions
 from ..pretrain import accelerator_for, append_line, keep_metrics, make_optimizer, mean_losses, newest_checkpoint, rate_factor, save_checkpoint, seed_of, step_of
+from ..tasks import image_hashes
 from .counterfactuals import Counterfactuals, pseudo_labels, treatments
 from .diffusion import DiffusionFeatures
 from .domains import Domains, Guarded, join_domains, load_domain
@@ -360,29 +362,40 @@ def adapt(source:str, target:str, # domains: benchmark and options, such as 'emo
     if processes().num_processes > 1: raise UserError('adapt trains in one process; to share the work, start the same command once on each GPU (CUDA_VISIBLE_DEVICES), with the same folder')
     domains = join_domains(*(load_domain(d, labels, seed) for d in (source, target)))
     parts = domains.parts(folds, seed)
-    start_run(run, given, domains, restart)
     settings = given | dict(perceiver=dict(kind='diffusion', visual=diffusion, size=size, rank=rank) if diffusion else dict(kind='backbone', visual=visual, size=size, grid=grid),
                             text=text or diffusion or 'minilm', standardise=standardise, lr=lr or (1e-5 if diffusion else 1e-3))
-    perceiver, states = perceiver_of(settings['perceiver']), token_states(settings['text'])
-    sides = domains.images.select(range(domains.n_source)), domains.images.select(range(domains.n_source, len(domains.images)))
-    with FileLock(run/'lock'): # others wait, and find it done
-        captioners = {name: captioner_of(name, visual) for name in dict.fromkeys((source_captions, target_captions))}
-        captions = [c for side, name in zip(sides, (source_captions, target_captions)) for c in caption(side, captioners[name], run/'captions.jsonl')]
-        knowledge = know(captions, states, run/'knowledge', SpacyTriples(parser) if parser != 'none' else no_triples)
-        arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
-    prepared = Prepared(domains, parts, perceiver, states, arrays, knowledge, settings)
+    prepared = prepare_run(run, given, settings, domains, parts, restart)
     evaluations = all_trainings(prepared, methods or has, setting, seeds, run, checkpoint_every=checkpoint_every, workers=workers)
     results = dict(about=domains.about, setting=setting, classes=domains.names, learned_from=len(domains.source_rows), tested_on=sum(len(p.test) for p in parts), seeds=seeds, notes=domains.notes) | comparison(evaluations, n_bootstrap, seed)
     with FileLock(run/'lock'): save_json(run/'results.json', results)
     return results
 
-def start_run(run, settings:dict, domains:Domains, restart:bool):
+def prepare_run(run, given:dict, # options that must not change while the run goes on
+                settings:dict, domains:Domains, parts:list, restart:bool)->Prepared:
+    "Open everything before a file is written; then captions, knowledge and maps"
+    perceiver, text = perceiver_of(settings['perceiver']), token_states(settings['text'])
+    if settings['diffusion']: perceiver.check_text(text)
+    captioners = {name: captioner_of(name, settings['visual']) for name in dict.fromkeys((settings['source_captions'], settings['target_captions']))}
+    sides = [(captioners[settings[f'{side}_captions']], domains.images.select(rows)) for side, rows in (('source', range(domains.n_source)), ('target', range(domains.n_source, len(domains.images))))]
+    written = [c.of(images['file_name']) if isinstance(c, Written) else c.name for c, images in sides]
+    parse = no_triples if settings['parser'] == 'none' else SpacyTriples(settings['parser'])
+    data = key_of([image_hashes(domains.images), domains.targets.tolist(), domains.source_rows.tolist(), [[p.train.tolist(), p.test.tolist()] for p in parts], written])
+    if run.exists() and any(run.iterdir()) and not (run/'config.json').exists() and not (run/'lock').exists(): raise UserError(f'{run}: is not empty and holds no run of pacl_kcdp; name another folder')
+    run.mkdir(parents=True, exist_ok=True)
+    with FileLock(run/'lock'): # others wait, and find it done
+        start_run(run, given | dict(data=data), restart)
+        captions = [said for c, images in sides for said in caption(images, c, run/'captions.jsonl')]
+        knowledge = know(captions, text, run/'knowledge', parse)
+        arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
+    return Prepared(domains, parts, perceiver, text, arrays, knowledge, settings)
+
+def start_run(run, settings:dict, restart:bool):
     "Write down the settings, or see that they are those of the run that is there"
     file = run/'config.json'
-    settings = settings | dict(data=key_of([list(domains.images['file_name']), domains.targets.tolist(), domains.source_rows.tolist()]))
     for old in ('trainings', 'encoder', 'still', 'knowledge', 'results.json', 'config.json') if restart else (): remove(run/old)
     if file.exists():
         before = load_json(file).get('kcdp', {})
         changed = [k for k in settings if settings[k] != before.get(k)]
+        if changed == ['data']: raise UserError(f'{run}: holds a run with other pictures, labels, captions or parts; name another folder, or throw it away with --restart')
         if changed: raise UserError(f'{run}: holds a run with {changed[0]} {before.get(changed[0])}, not {settings[changed[0]]}; name another folder, or throw it away with --restart')
     else: save_json(file, dict(kcdp=settings, versions=versions()))

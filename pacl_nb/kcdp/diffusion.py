@@ -83,6 +83,12 @@ class DiffusionFeatures(nn.Module):
         maps = [m for m in self.attention if m.shape[1] == side*side]
         return torch.stack(maps).mean(0).transpose(1, 2).unflatten(2, (side, side))
 
+    def check_text(self, text): # `TokenStates`
+        "A `UserError` where these states can not be seen with"
+        if not text.clip or 2*text.length != self.tokens: raise UserError(f'{text.name}: {self.name} needs a CLIP text encoder with {self.tokens//2} tokens; leave the text encoder out to use its own')
+        width = self.unet.config.cross_attention_dim
+        if text.num_features != width: raise UserError(f'{text.name}: has {text.num_features} features a token, {self.name} attends to {width}; leave the text encoder out to use its own')
+
     def forward(self, still:dict, k:torch.Tensor, mask=None)->list: # k: [n,tokens,d]; a mask is not needed, the text encoder pads as Stable Diffusion does
         "Four maps, fine to coarse, the middle two with the attention of every token"
         if k.shape[1] != self.tokens: raise UserError(f'{self.name}: the knowledge has {k.shape[1]} tokens, not {self.tokens}; use the text encoder of the diffusion model')

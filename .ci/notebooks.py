@@ -46,7 +46,7 @@ def run_one(fn, flags=()):
     nb = nbformat.read(fn, as_version=4)
     for c in nb.cells:
         d = directives(c.source) if c.cell_type == 'code' else {}
-        if d.get('eval', '').lower() == 'false' or (skipped - set(flags)) & d.keys() or 'nbdev_export(' in c.source:
+        if d.get('eval', '').lower() == 'false' or (skipped - set(flags)) & d.keys():
             c.metadata['tags'] = ['skip-execution']
     kept = {id(c): c.outputs for c in nb.cells if 'skip-execution' in c.metadata.get('tags', [])}
     NotebookClient(nb, timeout=7200, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(fn.parent)}}).execute()

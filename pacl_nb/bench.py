@@ -113,7 +113,7 @@ def invented_task(n:int, k:int, seed:int=0)->tuple: # `Task`, split [n] in the s
 def accuracy(e)->float: return summarise(e, 0)['accuracy']['mean']
 
 # %% ../nbs/15_bench.ipynb #515e85cb
-GRID = np.logspace(-6, 2, 97)
+GRID = tuple(np.logspace(-6, 2, 97))
 
 def by_clip_benchmark(x, y, # float [n,d], int [n]; tensors
                       split, # 'train', 'val' or 'test' [n]

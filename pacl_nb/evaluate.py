@@ -221,7 +221,7 @@ def divide(task:Task,
     return [Part(train, test, [(learn, judge)] if len(learn) and len(judge) else fold(train, inner_folds))]
 
 # %% ../nbs/12_evaluate.ipynb #23d9b291
-PENALTIES = 10. ** np.arange(-3, 2.1, .5)
+PENALTIES = tuple(10. ** np.arange(-3, 2.1, .5))
 
 def question_loss(outputs:torch.Tensor, # probabilities or values [...,b,k]
                   targets:torch.Tensor, # as `coded` gives them [b,k]

@@ -79,12 +79,14 @@ def test(args):
     sys.exit(bool(failed))
 
 def readme_text():
-    "README.md from index.ipynb: hidden cells and directives go, links to notebooks lead into the folder"
+    "README.md from index.ipynb: hidden cells and directives go, links to notebooks and images lead to GitHub"
     nb = nbformat.read(nbs/'index.ipynb', as_version=4)
     nb.cells = [c for c in nb.cells if 'hide' not in directives(c.source)]
     nb.metadata['language_info'] = {'name': 'python'}
     body, _ = MarkdownExporter().from_notebook_node(nb)
-    return re.sub(r'\]\((?!https?:)([\w/]+\.ipynb)\)', rf'](https://github.com/{cfg.user}/{cfg.repo}/blob/{cfg.branch}/{cfg.nbs_path.name}/\1)', body).strip() + '\n'
+    at = f'{cfg.user}/{cfg.repo}', f'{cfg.branch}/{cfg.nbs_path.name}'
+    body = re.sub(r'\]\((?!https?:)([\w/]+\.ipynb)\)', rf'](https://github.com/{at[0]}/blob/{at[1]}/\1)', body)
+    return re.sub(r'\]\((images/[\w.]+)\)', rf'](https://raw.githubusercontent.com/{at[0]}/{at[1]}/\1)', body).strip() + '\n'
 
 def readme(args): (root/'README.md').write_text(readme_text())
 

@@ -40,7 +40,7 @@ from .zeroshot import TwoTowers, benchmark_vectors, load_towers, read_prompts, s
 # %% ../nbs/16_cli.ipynb #46f07dd3
 def one_line_errors(parser):
     def error(message): parser.exit(2, f'{parser.prog}: {message}; see {parser.prog} --help\n')
-    parser.error = error
+    parser.error, parser.allow_abbrev = error, False
     return parser
 
 def command(func,

@@ -89,12 +89,12 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
     visual_model, text_model = visual_encoder(visual, size=size), text_encoder(text)
     judges = [named(name, known, visual_model, text_model, seed=seed, clip=clip, anp_clip=anp_clip, sentences=sentences, anp=anp) for name, known in ((factual, FACTUAL), (emotional, EMOTIONAL))]
 
-    if state.is_main_process: (run/'prepare.json').unlink(missing_ok=True)
     options = dict(image=image, text=text_column, splits=splits, size=visual_model.size)
     read = key_of([[stamp(p) for p in (pairs if isinstance(pairs, (list, tuple)) else [pairs])], options])
     judged = key_of([read, visual, text, models, precision] + [str(uuid.uuid4()) for j in (factual, emotional) if not isinstance(j, str)])
     read, judged = broadcast_object_list([read, judged])
     with state.main_process_first(): ds = kept_pairs(run/'partial'/f'pairs-{read}', pairs, quarantine=run/'quarantine.csv', **options)
+    if state.is_main_process: (run/'prepare.json').unlink(missing_ok=True)
     found = judge_pairs(judges, ds['image'], ds['text'][:], visual_model, text_model, run/'partial'/f'features-{judged}', precision, mapping, batch_size=batch_size, workers=workers)
     if state.is_main_process:
         scores, visual_features, sentence_vectors = found

@@ -256,6 +256,7 @@ def without_flagged(nb):
     return nb
 
 SHOWN = '''cell => [...cell.querySelectorAll('.widget-output, .widget-html, .widget-image')].map(e => e.innerHTML + (e.src || '')).join()'''
+FAILED = '[data-mime-type="application/vnd.jupyter.error"]'
 FRESH = f'''([cell, before]) => ({SHOWN})(cell) !== before'''
 
 def lab(args):
@@ -266,12 +267,13 @@ def lab(args):
         shutil.copytree(nbs, work/'nbs', ignore=shutil.ignore_patterns('.*'))
         found = [f for f in sorted((work/'nbs').glob('**/*.ipynb')) if not args.names or any(w in f.name for w in args.names)]
         files = [f for f in found if (nb := without_flagged(nbformat.read(f, as_version=4))).cells and not nbformat.write(nb, f)]
-        settings = work/'settings'/'@jupyterlab'/'notebook-extension'/'tracker.jupyterlab-settings'
-        settings.parent.mkdir(parents=True)
-        settings.write_text(json.dumps(dict(windowingMode='none')))
+        for plugin, chosen in (('notebook-extension/tracker', dict(windowingMode='none')), ('apputils-extension/notification', dict(fetchNews='false'))):
+            file = work/'settings'/'@jupyterlab'/f'{plugin}.jupyterlab-settings'
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(chosen))
         with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
         env = dict(os.environ, JUPYTERLAB_SETTINGS_DIR=str(work/'settings'), OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
-        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={work/"nbs"}', '--LabApp.news_url=None'],
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--IdentityProvider.token=', f'--ServerApp.root_dir={work/"nbs"}'],
                                   env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(server.terminate)
         chromium = stack.enter_context(browser())
@@ -284,10 +286,12 @@ def lab(args):
             tab = chromium.new_page(viewport=dict(width=1400, height=1000))
             tab.goto(f'http://127.0.0.1:{port}/lab/tree/{name}?reset')
             tab.wait_for_selector('.jp-Notebook .jp-Cell', timeout=120000)
+            tab.wait_for_selector('text=/[|] Idle/', timeout=120000)
             tab.get_by_role('menuitem', name='Run', exact=True).click()
             tab.get_by_role('menuitem', name='Run All Cells', exact=True).click()
             n = sum(c.cell_type == 'code' and bool(c.source.strip()) for c in nbformat.read(f, as_version=4).cells)
-            tab.wait_for_function(f"() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].filter(p => /\\[\\d+\\]/.test(p.textContent)).length >= {n}", timeout=600000)
+            tab.wait_for_function(f"() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].filter(p => /\\[\\d+\\]/.test(p.textContent)).length >= {n} || document.querySelector('{FAILED}')", timeout=600000)
+            if tab.locator(FAILED).count(): wrong.append(f'{name}: a cell fails: {tab.locator(FAILED).first.inner_text()[-300:]}')
             cells = tab.locator('.jp-CodeCell:has(.jupyter-widgets)')
             for i in range(cells.count()):
                 cell = cells.nth(i)

@@ -90,8 +90,17 @@ def readme_text():
 
 def readme(args): (root/'README.md').write_text(readme_text())
 
+COURSE = {'a Colab badge': 'colab-badge.svg', 'what its reader will know': '**At the end', 'a summary': '## Summary', 'an exercise': '**Exercise', 'a folded solution': '<details><summary>Solution</summary>', 'the next step': '\nNext: '}
+
+def missing(nb):
+    "What a chapter lacks that its readers rely on"
+    prose = '\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
+    yield from (what for what, mark in COURSE.items() if mark not in prose)
+    drawn = (c for c in nb.cells if any('image/png' in o.get('data', {}) or 'image/jpeg' in o.get('data', {}) for o in c.get('outputs', [])))
+    yield from (f'alt text: {c.source[:60]!r}' for c in drawn if 'fig-alt' not in directives(c.source))
+
 def check(args):
-    "Notebooks are clean, the library is what they export, README.md is what index.ipynb says, and no output names a machine's path"
+    "Notebooks are clean and complete, the library is what they export, README.md is what index.ipynb says, and no output names a machine's path"
     before = {f: f.read_bytes() for f in [*notebooks(), *root.glob('pacl_nb/**/*.py')]}
     for f in root.glob('pacl_nb/**/*.py'):
         if f.name != '__init__.py': f.unlink()
@@ -103,6 +112,7 @@ def check(args):
         raw = f.read_text()
         if len(raw) > 1_000_000: wrong.append(f'{f.relative_to(root)}: {len(raw)//1000} kB, the limit is 1 MB')
         if re.search(r'[\s"\'(](/root|/home|/tmp|/Users|C:\\\\)[/\\]', raw): wrong.append(f'{f.relative_to(root)}: an output names a path of one machine')
+        if f.stem != 'index': wrong += [f'{f.relative_to(root)}: lacks {what}' for what in missing(nbformat.reads(raw, as_version=4))]
         if '"output_type": "error"' in raw: wrong.append(f'{f.relative_to(root)}: a saved output is an error')
     print('\n'.join(wrong) or 'notebooks, library and README are in sync')
     sys.exit(bool(wrong))

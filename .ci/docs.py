@@ -103,11 +103,19 @@ def documented(markdown):
     head = f'<span id="{name.lower()}"></span>\n\n#### {name}' + (f'\n\n<a class="source" href="{source[1]}">source</a>' if source else '')
     return re.sub(r'^#+ .+$', lambda m: head, plain, count=1, flags=re.M)
 
+def in_order(cells):
+    "nbdev documents what a cell defines from last to first: the other way round"
+    kept = []
+    for c in cells:
+        if 'show_doc(' not in c.source or not kept or 'show_doc(' not in kept[-1][0].source: kept.append([])
+        kept[-1].insert(0, c)
+    return sum(kept, [])
+
 def page(pages, file):
     "The notebook as MyST-NB reads it"
     nb, about = pages.read[file], pages.about[file]
     cells = [nbformat.v4.new_markdown_cell(f'# {about["title"]}\n\n*{about.get("description", "")}*')]
-    for c in nb.cells[1:]:
+    for c in in_order(nb.cells[1:]):
         d = directives(c.source) if c.cell_type == 'code' else {}
         shown = [o.get('data', {}).get('text/markdown', '') for o in c.get('outputs', [])]
         if d.get('echo') == 'false' and any(shown): c = nbformat.v4.new_markdown_cell(documented(shown[0]) if 'show_doc(' in c.source else shown[0])
@@ -151,9 +159,10 @@ def build(args):
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, target)
     (work/'conf.py').write_text(CONF.format(title=cfg.title, git=cfg.git_url, widgets={} if args.bare else WIDGETS))
+    subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-j', str(os.cpu_count()), '-d', str(work/'.doctrees'), str(work), str(work/'_build'/'html')], check=True)
+    inwards(work/'_build'/'html')
     shutil.rmtree(out, ignore_errors=True)
-    subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-j', str(os.cpu_count()), '-d', str(work/'.doctrees'), str(work), str(out)], check=True)
-    inwards(out)
+    shutil.move(work/'_build'/'html', out)
     print(out/'index.html')
 
 def check(args):

@@ -261,7 +261,7 @@ def unknown_encoder(name):
                      f"no 'model/weights' of open_clip" + (f'; near it: {", ".join(near)}' if near else ''))
 
 # %% ../nbs/03_encoders.ipynb #50f78921
-def saved_encoder(folder, # that `VisualEncoder.save` wrote
+def saved_encoder(folder, # that an encoder's `save` wrote
                   size:int=None): # another side of the pictures, for networks that take any
     "The encoder in `folder`, built anew and filled with its weights"
     config = load_json(Path(folder)/'config.json')

@@ -62,7 +62,7 @@ class Explorer:
             warm = '' if view['heat'] is None else tag(warmed(self.thumbnails[i], view['heat'][i]), f'{name}: where {self.task.names[order[0]]} was found', '#fff')
             near = ''.join(tag(self.thumbnails[j], f'{name}: neighbour {k}, {self.task.names[self.task.targets[j]]}', '#2a9d8f' if self.task.targets[j] == self.task.targets[i] else '#bbb') for k, j in enumerate(view['nearest'][i], 1))
             return f'<div style="flex:1 1 280px;min-width:0"><b>{name}</b><div style="display:flex;gap:8px;align-items:center">{warm}<div style="flex:1">{bars}</div></div><div style="display:flex;flex-wrap:wrap;gap:4px">{near}</div></div>'
-        return f'<div style="display:flex;flex-wrap:wrap;gap:16px"><div><b>{truth}</b><br>{tag(self.thumbnails[i], f"the picture, {truth}", "#fff")}</div>' + ''.join(column(*v) for v in self.views.items()) + '</div>'
+        return f'<div style="display:flex;flex-wrap:wrap;gap:16px"><div style="flex:1 1 100%"><b>{truth}</b><br>{tag(self.thumbnails[i], f"the picture, {truth}", "#fff")}</div>' + ''.join(column(*v) for v in self.views.items()) + '</div>'
 
     def widget(self): # of ipywidgets
         "A slider over the tested pictures"

@@ -15,7 +15,7 @@ from .core import UserError, check_range, written_whole
 from .encoders import VisualEncoder, saved_encoder
 
 # %% ../nbs/15b_share.ipynb #de052e0d
-def share(folder, # `RUN/encoder`, or any folder that `VisualEncoder.save` wrote
+def share(folder, # `RUN/encoder`, or any folder that an encoder's `save` wrote
           name:str, # 'user/name' on the hub; made where it does not exist
           private:bool=False,
           token:str=None, # None: the one that `hf auth login` keeps

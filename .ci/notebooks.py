@@ -28,11 +28,21 @@ def notebooks(names=()):
 def directives(source):
     return {m[1]: m[2].strip() for m in re.finditer(r'^#\|\s*([\w-]+):?(.*)$', source, re.M)}
 
-def stable_ids(nb, name):
-    "Widget model ids are random: number them by their order, so that a second run changes nothing"
+WIDGETS, VIEW = 'application/vnd.jupyter.widget-state+json', 'application/vnd.jupyter.widget-view+json'
+
+def stable_widgets(nb, name):
+    "Keep the widgets that are shown, and number them in the order in which they are reached: their own ids are random"
+    state = nb['metadata'].get('widgets', {}).get(WIDGETS, {}).get('state', {})
+    reached, ahead = {}, [o['data'][VIEW]['model_id'] for c in nb.cells for o in c.get('outputs', []) if VIEW in o.get('data', {})][::-1]
+    while ahead:
+        model = ahead.pop()
+        if model in reached or model not in state: continue
+        reached[model] = state[model]
+        ahead += re.findall(r'IPY_MODEL_([0-9a-f]{32})', json.dumps(state[model], sort_keys=True))[::-1]
+    if reached: nb['metadata']['widgets'][WIDGETS]['state'] = reached
+    else: nb['metadata'].pop('widgets', None)
     text = json.dumps(nb)
-    ids = dict.fromkeys(re.findall(r'(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])', json.dumps(nb['metadata'].get('widgets', {}))))
-    for i, o in enumerate(ids): text = text.replace(o, hashlib.md5(f'{name}-{i}'.encode()).hexdigest())
+    for i, model in enumerate(reached): text = text.replace(model, hashlib.md5(f'{name}-{i}'.encode()).hexdigest())
     return nbformat.from_dict(json.loads(text))
 
 def tidy(nb):
@@ -48,11 +58,11 @@ def run_one(fn, flags=()):
         d = directives(c.source) if c.cell_type == 'code' else {}
         if d.get('eval', '').lower() == 'false' or (skipped - set(flags)) & d.keys():
             c.metadata['tags'] = ['skip-execution']
-    kept = {id(c): c.outputs for c in nb.cells if 'skip-execution' in c.metadata.get('tags', [])}
+    kept = {id(c): list(c.outputs) for c in nb.cells if 'skip-execution' in c.metadata.get('tags', []) or c.get('outputs') and 'measured' in directives(c.source).keys() - set(flags)}
     NotebookClient(nb, timeout=7200, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(fn.parent)}}).execute()
     for c in nb.cells:
         if id(c) in kept: c.outputs = kept[id(c)]
-    nbformat.write(stable_ids(tidy(nb), fn.name), fn)
+    nbformat.write(stable_widgets(tidy(nb), fn.name), fn)
     subprocess.run([tools/'nbdev_clean', '--fname', str(fn)], check=True)
 
 def run(args):
@@ -125,7 +135,7 @@ if __name__ == '__main__':
         p = commands.add_parser(f.__name__, help=text); p.set_defaults(f=f)
         if f in (run, test):
             p.add_argument('names', nargs='*', help='numbers, names or paths; all notebooks without any')
-            p.add_argument('--flags', default='', help=f'also run cells with these flags, of: {cfg.tst_flags}')
+            p.add_argument('--flags', default='', help=f'also run cells with these flags, of: {cfg.tst_flags}' + (', and with `measured` save what was timed anew' if f is run else ''))
         if f is test: p.add_argument('--workers', type=int, default=min(os.cpu_count(), 4), help='notebooks tested at once')
     args = parser.parse_args()
     args.f(args)

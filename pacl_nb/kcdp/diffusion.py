@@ -23,9 +23,11 @@ def random_diffusion(folder, # to write
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     folder = Path(folder)
     random_clip_text(folder/'text_encoder', folder/'tokenizer')
-    unet = UNet2DConditionModel(sample_size=16, block_out_channels=widths, layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
-                                down_block_types=('CrossAttnDownBlock2D',)*3 + ('DownBlock2D',), up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',)*3)
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2, latent_channels=4, norm_num_groups=8, sample_size=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(sample_size=16, block_out_channels=widths, layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+                                    down_block_types=('CrossAttnDownBlock2D',)*3 + ('DownBlock2D',), up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',)*3)
+        vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=('DownEncoderBlock2D',)*2, up_block_types=('UpDecoderBlock2D',)*2, latent_channels=4, norm_num_groups=8, sample_size=32)
     text = CLIPTextModel.from_pretrained(folder/'text_encoder')
     StableDiffusionPipeline(vae=vae, unet=unet, text_encoder=text, tokenizer=CLIPTokenizer.from_pretrained(folder/'tokenizer'), scheduler=DDIMScheduler(), safety_checker=None, feature_extractor=None,
                             requires_safety_checker=False).save_pretrained(folder)

@@ -49,7 +49,7 @@ def tidy(nb):
     "Drop what differs from run to run: progress bars, timings, our own tags"
     for c in nb.cells:
         for key in ('tags', 'execution'): c.metadata.pop(key, None)
-        if c.cell_type == 'code': c.outputs = [o for o in c.outputs if o.get('name') != 'stderr']
+        if c.cell_type == 'code': c.outputs = [o for o in c.outputs if o.get('name') != 'stderr' and not re.search(r'\d+%\|', str(o.get('data', {}).get('text/plain', '')))]
     return nb
 
 def run_one(fn, flags=()):

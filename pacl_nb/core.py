@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UserError', 'choose', 'check_range', 'typed', 'written_whole', 'remove', 'save_json', 'load_json', 'save_csv',
-           'progress', 'process_number', 'blocks', 'keep_freed_memory']
+           'progress', 'process_number', 'blocks', 'inline_image', 'keep_freed_memory']
 
 # %% ../nbs/00_core.ipynb #1d3a19dc
-import csv, ctypes, inspect, json, math, os, shutil, sys
+import base64, csv, ctypes, html, inspect, io, json, math, os, shutil, sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tqdm import tqdm
@@ -111,6 +111,17 @@ def process_number()->int:
 def blocks(n:int, size:int)->list: # of slices
     "Divide n rows, in their order, into blocks of `size`; the last may be smaller"
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+# %% ../nbs/00_core.ipynb #b1cae001
+def inline_image(save, # writes the picture to a file that it is given, such as `fig.savefig`
+                 alt:str, # what is to be seen
+                 kind:str='png', # or 'jpeg'
+                 style:str='', # CSS
+                )->str: # HTML
+    "A picture as an HTML tag that needs no file"
+    save(drawn := io.BytesIO())
+    look = f' style="{style}"' if style else ''
+    return f'<img alt="{html.escape(alt)}"{look} src="data:image/{kind};base64,{base64.b64encode(drawn.getvalue()).decode()}">'
 
 # %% ../nbs/00_core.ipynb #d6c94ea9
 def keep_freed_memory()->bool: # whether the C library could be told

@@ -6,7 +6,7 @@
 __all__ = ['Explorer', 'fitted_probe', 'raw_weights', 'heat_maps', 'warmed', 'tag']
 
 # %% ../nbs/14b_explore.ipynb #45d46fad
-import base64, io
+from functools import partial
 
 import ipywidgets, numpy as np, torch
 from matplotlib import colormaps
@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .core import UserError, check_range
+from .core import UserError, check_range, inline_image
 from .encoders import encode_images, picture_batches, square
 from .evaluate import divide
 from .tasks import Benchmark
@@ -105,7 +105,5 @@ def warmed(image, # PIL
     return Image.blend(image, colours, .55)
 
 def tag(image, alt:str, colour:str)->str: # HTML
-    "An image as HTML that needs no file"
-    out = io.BytesIO()
-    image.save(out, 'JPEG', quality=80)
-    return f'<img alt="{alt}" style="border:3px solid {colour};border-radius:4px" width="{image.width}" src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}">'
+    "A thumbnail in a frame of that colour"
+    return inline_image(partial(image.save, format='JPEG', quality=80), alt, 'jpeg', f'border:3px solid {colour};border-radius:4px;width:{image.width}px')

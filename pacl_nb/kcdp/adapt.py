@@ -376,15 +376,15 @@ def prepare_run(run, given:dict, # options that must not change while the run go
     perceiver, text = perceiver_of(settings['perceiver']), token_states(settings['text'])
     if settings['diffusion']: perceiver.check_text(text)
     captioners = {name: captioner_of(name, settings['visual']) for name in dict.fromkeys((settings['source_captions'], settings['target_captions']))}
-    sides = [(captioners[settings[f'{side}_captions']], domains.images.select(rows)) for side, rows in (('source', range(domains.n_source)), ('target', range(domains.n_source, len(domains.images))))]
-    written = [c.of(images['file_name']) if isinstance(c, Written) else c.name for c, images in sides]
+    sides = [(captioners[settings[f'{side}_captions']], rows, domains.images.select(rows)) for side, rows in (('source', range(domains.n_source)), ('target', range(domains.n_source, len(domains.images))))]
+    hashes, written = image_hashes(domains.images), [c.of(images['file_name']) if isinstance(c, Written) else c.name for c, _, images in sides]
     parse = no_triples if settings['parser'] == 'none' else SpacyTriples(settings['parser'])
-    data = key_of([image_hashes(domains.images), domains.targets.tolist(), domains.source_rows.tolist(), [[p.train.tolist(), p.test.tolist()] for p in parts], written])
+    data = key_of([hashes, domains.targets.tolist(), domains.source_rows.tolist(), [[p.train.tolist(), p.test.tolist()] for p in parts], written])
     if run.exists() and any(run.iterdir()) and not (run/'config.json').exists() and not (run/'lock').exists(): raise UserError(f'{run}: is not empty and holds no run of pacl_kcdp; name another folder')
     run.mkdir(parents=True, exist_ok=True)
     with FileLock(run/'lock'): # others wait, and find it done
         start_run(run, given | dict(data=data), restart)
-        captions = [said for c, images in sides for said in caption(images, c, run/'captions.jsonl')]
+        captions = [said for c, rows, images in sides for said in caption(images, c, run/'captions.jsonl', hashes=hashes[rows.start:rows.stop])]
         knowledge = know(captions, text, run/'knowledge', parse)
         arrays = keep_still(perceiver, domains.images['image'], run/'still', batch_size=32)
     return Prepared(domains, parts, perceiver, text, arrays, knowledge, settings)

@@ -97,10 +97,12 @@ class Written:
 def caption(images:Dataset, # columns image, file_name
             captioner, # list of PIL images -> list of texts, with a `name`; or `Written`
             file, # `.jsonl` that keeps the captions
-            batch_size:int=8)->list: # of str [n]
+            batch_size:int=8,
+            hashes:list=None, # of the images' files [n], where they are at hand
+           )->list: # of str [n]
     "A caption for every picture; those that `file` has are not made again"
     if isinstance(captioner, Written): return captioner.of(images['file_name'])
-    file, hashes = Path(file), image_hashes(images)
+    file, hashes = Path(file), hashes or image_hashes(images)
     file.parent.mkdir(parents=True, exist_ok=True)
     said = file.read_text(encoding='utf-8') if file.exists() else ''
     whole = said[:said.rfind('\n') + 1]
@@ -231,7 +233,7 @@ def know(captions:list, # of n pictures
     def produce(missing):
         if not missing: return
         text.to(processes().device)
-        length = text.longest([*captions, *sum(facts, [])])
+        length = text.longest([*captions, *(f for fs in facts for f in fs)])
         for rows in missing:
             read = list(dict.fromkeys(t for i in rows for t in (captions[i], *facts[i])))
             of = dict(zip(read, zip(*text.encode(read, length=length))))

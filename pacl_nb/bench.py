@@ -410,10 +410,11 @@ def paper_judges(clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768):
     first, second = (load_clip(c) if Path(c).is_dir() else from_open_clip(c) for c in clips)
     return CLIPFactual(first), ANPEmotional(second, RandomText(layers, width))
 
-def scores_and_clusters(images, texts, visual, text, judges, workers:int=1):
-    "What `prepare` computes between reading the pairs and writing them down"
+def scores_and_clusters(images, texts, visual, text, judges):
+    "What `prepare` computes between reading the pairs and writing them down, with judges that know nothing of an earlier round"
+    workers = int(torch.get_num_threads() < os.cpu_count()) # a core of its own, or none
     with tempfile.TemporaryDirectory() as folder:
-        scores, *features = judge_pairs(judges, images, texts, visual, text, folder, workers=workers)
+        scores, *features = judge_pairs([copy.copy(j) for j in judges], images, texts, visual, text, folder, workers=workers)
         return scores + [cluster(x) for x in features]
 
 @torch.no_grad()
@@ -466,7 +467,7 @@ def growth(sizes, d:int, m:int)->list: # rows
         dict(what=f'memory of its own for {last} pairs, above the imports', gigabytes=found[last][1] / 1e9, at_most=2)]
 
 def bench_prepare(few:int=32, # pairs for the paper's judges
-                  many:int=1500, # pairs for the bridges
+                  many:int=3000, # pairs for the bridges
                   size:int=160, # side of the pictures for the bridges' encoder, pixels
                   sizes=(10_000, 50_000, 200_000), # pairs with invented features
                   visual:str='resnet50', clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768, # of the paper's judges

@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
-from .encoders import VisualEncoder, freeze_statistics, picture_batches, visual_encoder
+from .encoders import VisualEncoder, freeze_statistics, normalised, picture_batches, visual_encoder
 from .features import PRECISIONS, as_it_is, processes
 from .losses import LEAST_TEMPERATURE, at_least_float32, partition_loss, similarity
 from .pairs import as_rgb
@@ -94,7 +94,7 @@ class TrainingImages:
         self.images, self.seed = images, seed
         settings = visual.config['pretrained_cfg']
         self.transform = v2.Compose([v2.Lambda(as_rgb), v2.RandomResizedCrop(visual.size, (min_area, 1), interpolation=InterpolationMode(settings['interpolation'])), v2.RandomHorizontalFlip(),
-                                     v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(settings['mean'], settings['std'])])
+                                     *normalised(settings['mean'], settings['std'])])
 
     def __len__(self): return len(self.images)
     def __getitems__(self, keys): return torch.stack([self.one(step, row) for step, row in keys])

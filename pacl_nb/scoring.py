@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'components', 'Moments',
-           'RidgeMaps', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner', 'Evaluator', 'Bridge',
-           'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without', 'BridgeEmotional',
-           'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip', 'from_open_clip',
-           'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps', 'ANPEmotional']
+           'RidgeMaps', 'Divided', 'divide', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner',
+           'Evaluator', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without',
+           'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip',
+           'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps',
+           'ANPEmotional']
 
 # %% ../nbs/04_scoring.ipynb #5bae05a6
 import difflib, hashlib, re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np, open_clip, torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from scipy.linalg import eigh
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torchvision.models import ResNet50_Weights
@@ -42,7 +45,7 @@ def components(x, # features, [n, d], of any length, also memory-mapped
     scaler = StandardScaler()
     for b in blocks(len(x), ROWS): scaler.partial_fit(x[b])
     axes = np.eye(x.shape[1], dtype=np.float32)
-    if k < len(axes): axes = np.linalg.eigh(sum(z.T @ z for z in (scaler.transform(x[b]) for b in blocks(len(x), ROWS))))[1][:, -k:]
+    if k < len(axes): axes = eigh(sum(z.T @ z for z in (scaler.transform(x[b]) for b in blocks(len(x), ROWS))), subset_by_index=(len(axes) - k, len(axes) - 1))[1]
     return np.concatenate([np.c_[np.ones(b.stop - b.start, np.float32), scaler.transform(x[b]) @ axes] for b in blocks(len(x), ROWS)])
 
 @dataclass
@@ -62,10 +65,15 @@ class Moments:
     @property
     def mean(self): return self.xy[0] / self.xx[0, 0] # of y, [m]
 
+    def axes(self): # -> eigenvalues [k], principal axes of x [k, k]
+        x_sum = self.xx[0, 1:]
+        return np.linalg.eigh(self.xx[1:, 1:] - np.outer(x_sum, x_sum / self.xx[0, 0]))
+
     def ridge(self, strengths, # penalties per pair
-              constant): # what the maps give at the mean of x, [m]
+              constant, # what the maps give at the mean of x, [m]
+              axes=None): # where they are known
         weight, x_mean = self.xx[0, 0], self.xx[0, 1:] / self.xx[0, 0]
-        values, vectors = np.linalg.eigh(self.xx[1:, 1:] - weight * np.outer(x_mean, x_mean))
+        values, vectors = axes or self.axes()
         rotation = np.block([[np.ones((1, 1)), -(x_mean @ vectors)[None]], [np.zeros((len(vectors), 1)), vectors]])
         factors = np.stack([np.r_[1, 1 / (values + strength*weight)] for strength in strengths])
         return RidgeMaps(rotation, factors, np.r_[[constant], vectors.T @ (self.xy[1:] - weight * np.outer(x_mean, self.mean))])
@@ -83,9 +91,32 @@ class RidgeMaps:
         "Sums of squared errors of all maps on other pairs"
         squares = (self.rotation.T @ on.xx @ self.rotation) * (self.loads @ self.loads.T)
         products = ((self.rotation.T @ on.xy) * self.loads).sum(1)
-        return np.einsum('si,ij,sj->s', self.factors, squares, self.factors) - 2*self.factors @ products + on.yy
+        return ((self.factors @ squares) * self.factors).sum(1) - 2*self.factors @ products + on.yy
 
-def cross_fit(inputs, # features to predict from, [n, d]
+class Divided:
+    "Features to predict from, cut into folds, with all that is the same for every target"
+    in_use = WeakValueDictionary() # by contents and settings
+    def __init__(self, x:np.ndarray, # from `components`, [n, 1 + k]
+                 fold:np.ndarray): # [n]
+        self.x, self.fold, self.axes_without = x, fold, {}
+        self.rows = {k: np.flatnonzero(fold == k) for k in np.unique(fold)}
+
+    def axes(self, out:frozenset, # folds
+             moments)->tuple: # of all other folds -> as `Moments.axes`
+        if out not in self.axes_without: self.axes_without[out] = moments.axes()
+        return self.axes_without[out]
+
+def divide(inputs, # features to predict from, [n, d]
+           folds:int=10, n_components:int=256, seed:int=0)->Divided: # the same object for the same features, as long as somebody keeps it
+    "Folds and leading principal components of features"
+    n, inputs = len(inputs), np.ascontiguousarray(inputs)
+    if n < 2*folds: raise UserError(f'{n} pairs are too few for an evaluator that learns from them; {2*folds} are needed')
+    key = hashlib.blake2b(inputs).digest(), inputs.shape, inputs.dtype, folds, n_components, seed
+    found = Divided.in_use.get(key)
+    if found is None: found = Divided.in_use[key] = Divided(components(inputs, min(n_components, n - 1)), fold_of(inputs, folds, seed)) # n - 1 are enough to tell all rows apart
+    return found
+
+def cross_fit(inputs, # features to predict from, [n, d], or `Divided`
               targets, # features to predict, [n, m]
               folds:int=10, # each is predicted by a ridge map fitted on the others
               strengths=(.3, 1, 3, 10, 30, 100, 300), # ridge penalties per pair; the one with the smallest error on unseen pairs is taken
@@ -93,17 +124,16 @@ def cross_fit(inputs, # features to predict from, [n, d]
               trust=None, # (predictions, rows) -> weights of these rows; see below
               seed:int=0)->np.ndarray: # [n, m]
     "Ridge predictions of `targets`, each by a map that has not seen that row"
-    n, y = len(inputs), np.asarray(targets, dtype=np.float32)
-    if n < 2*folds: raise UserError(f'{n} pairs are too few for an evaluator that learns from them; {2*folds} are needed')
-    fold = fold_of(inputs, folds, seed)
-    return predict_folds(components(inputs, min(n_components, n - 1)), y, fold, strengths, trust) # n - 1 are enough to tell all rows apart
+    divided = inputs if isinstance(inputs, Divided) else divide(inputs, folds, n_components, seed)
+    return predict_folds(divided, np.asarray(targets, dtype=np.float32), strengths, trust)
 
-def predict_folds(x, y, fold, strengths, trust=None):
+def predict_folds(divided:Divided, y, strengths, trust=None):
     "Each fold of `y` from maps fitted on the others, at the strength with the smallest error"
-    rows = {k: np.flatnonzero(fold == k) for k in np.unique(fold)}
+    x, rows = divided.x, divided.rows
     plain = {k: Moments.of(x[r], y[r]) for k, r in rows.items()}
+    everything = total(plain.values())
 
-    def among(parts): return np.flatnonzero(np.isin(fold, list(parts)))
+    def among(parts): return np.flatnonzero(np.isin(divided.fold, list(parts)))
 
     def predict(parts, maps): # -> all rows of these parts, in their order
         there = among(parts)
@@ -116,8 +146,11 @@ def predict_folds(x, y, fold, strengths, trust=None):
         return {k: m[best] for k, m in maps.items()}
 
     def untrusting(parts):
-        every = total(plain[k] for k in parts)
-        return predict(parts, best_maps({k: (every - plain[k]).ridge(strengths, every.mean) for k in parts}, plain))
+        constant = total(plain[k] for k in parts).mean
+        def maps(out):
+            others = everything - total(plain[k] for k in out)
+            return others.ridge(strengths, constant, divided.axes(out, others))
+        return predict(parts, best_maps({k: maps(frozenset(rows.keys() - parts | {k})) for k in parts}, plain))
 
     def weighted(parts): # moments of each part, by trust in maps that saw these parts only
         weights, there = np.zeros(len(x)), among(parts)
@@ -125,8 +158,7 @@ def predict_folds(x, y, fold, strengths, trust=None):
         return {k: Moments.of(x[rows[k]], y[rows[k]], weights[rows[k]]) for k in parts}
 
     if trust is None: return untrusting(rows.keys())
-    constant = total(plain.values()).mean
-    maps = {k: total(weighted(rows.keys() - {k}).values()).ridge(strengths, constant) for k in rows}
+    maps = {k: total(weighted(rows.keys() - {k}).values()).ridge(strengths, everything.mean) for k in rows}
     return predict(rows.keys(), best_maps(maps, weighted(rows.keys())))
 
 def total(moments):
@@ -167,11 +199,15 @@ class Bridge(Evaluator):
         super().__init__(visual, text)
         self.folds, self.seed = folds, seed
 
+    def predicted(self, inputs, targets, trust=None):
+        self.divided = divide(inputs, self.folds, seed=self.seed)
+        return cross_fit(self.divided, targets, trust=trust)
+
     def percentile(self, inputs, targets, extra=None):
         def fit(found, rows, sample=2000):
             found = centred(torch.from_numpy(found))
             return percentile_of_partner(found if extra is None else found.add_(extra[rows]), targets, rows, sample, self.seed)
-        found = cross_fit(inputs, targets, self.folds, trust=lambda found, rows: np.maximum(fit(found, rows, 500), .001)**4, seed=self.seed)
+        found = self.predicted(inputs, targets, trust=lambda found, rows: np.maximum(fit(found, rows, 500), .001)**4)
         return fit(found, np.arange(len(found)))
 
 class BridgeFactual(Bridge):
@@ -243,7 +279,7 @@ class BridgeSentiment(Bridge):
     "Is the text as pleasant as the picture? 1 minus the difference of their ranks in valence, [n]"
     def compare(self, visual, text, texts):
         said = self.valence(torch.as_tensor(text), texts)
-        return 1 - np.abs(share_below(cross_fit(visual, said, self.folds, seed=self.seed)[:, 0]) - share_below(said[:, 0].numpy()))
+        return 1 - np.abs(share_below(self.predicted(visual, said)[:, 0]) - share_below(said[:, 0].numpy()))
 
     def valence(self, sentences, texts): # -> [n, 1]
         affective = AffectiveText(self.text, PLEASANT + UNPLEASANT).fit_vectors(sentences)

@@ -6,14 +6,14 @@
 __all__ = ['GRID', 'EVALUATE_FILE', 'GROWTH', 'BENCHES', 'SIZES', 'Timing', 'interleaved', 'finish', 'machine', 'ratio_table',
            'invented_features', 'invented_task', 'accuracy', 'by_clip_benchmark', 'clip_benchmark_row',
            'bench_evaluate', 'write_invented', 'write_features', 'peak_memory', 'bench_memory', 'small_world',
-           'load_pictures', 'update', 'accelerator', 'training_step', 'bare_step', 'with_optimizer', 'bench_step',
-           'looped_masks', 'random_bert', 'encode_tokens', 'authors_step', 'bench_authors', 'waiting', 'bench_data',
-           'RandomText', 'paper_judges', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth',
+           'load_pictures', 'update', 'training_step', 'bare_step', 'with_optimizer', 'bench_step', 'looped_masks',
+           'random_bert', 'encode_tokens', 'authors_step', 'bench_authors', 'waiting', 'bench_data', 'RandomText',
+           'paper_judges', 'return_freed_memory', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth',
            'bench_prepare', 'plain_info_nce', 'peak_bytes', 'loss_functions', 'forward_and_backward', 'bench_loss',
            'run_bench']
 
 # %% ../nbs/15_bench.ipynb #16fdefba
-import copy, functools, inspect, json, os, platform, re, shutil, subprocess, sys, tempfile, time
+import copy, ctypes, inspect, json, os, platform, re, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -270,14 +270,11 @@ def update(optimizer, loss):
     loss.backward()
     optimizer.step()
 
-@functools.cache
-def accelerator(): return accelerator_for('no')
-
-def training_step(model, optimizer, pairs, batch:dict, x=None)->dict: # `x`: pictures, if they are ready -> {partition: loss}
+def training_step(model, optimizer, pairs, batch:dict, x=None, precision:str='no')->dict: # `x`: pictures, if they are ready -> {partition: loss}
     "One step of PACL, in the order of `train`"
     x = load_pictures(pairs, batch) if x is None else x
     optimizer.zero_grad()
-    found = learn(accelerator(), model, x, batch, pairs, model.kept(len(x), 0))
+    found = learn(accelerator_for(precision), model, x, batch, pairs, model.kept(len(x), 0))
     optimizer.step()
     return found
 
@@ -353,12 +350,14 @@ def bench_authors(visual:str='resnet50', # random weights
     bert, tokens, rows, thirds = bert.to(pairs.text_features.device), tokens.to(pairs.text_features.device), [], {}
     for third, name in enumerate(('first third', 'second third', 'last third')):
         active = active_partitions(third, 3)
-        theirs, ours = with_optimizer(model), with_optimizer(model)
-        thirds[name] = interleaved(repeats, theirs=lambda: authors_step(*theirs, pairs, batch, bert, tokens, active), ours=lambda: training_step(*ours, pairs, {p: batch[p] for p in active}))
-        found, expected = authors_step(*with_optimizer(model), pairs, batch, bert, tokens, active), training_step(*with_optimizer(model), pairs, {p: batch[p] for p in active})
+        theirs, ours, half = (with_optimizer(model) for _ in range(3))
+        taken = {p: batch[p] for p in active}
+        thirds[name] = interleaved(repeats, theirs=lambda: authors_step(*theirs, pairs, batch, bert, tokens, active), ours=lambda: training_step(*ours, pairs, taken),
+                                   **{'ours in bf16': lambda: training_step(*half, pairs, taken, precision='bf16')})
+        found, expected = authors_step(*with_optimizer(model), pairs, batch, bert, tokens, active), training_step(*with_optimizer(model), pairs, taken)
         rows.append(thirds[name].row('theirs', 'ours') | dict(what=f'theirs, {name}', losses=dict(theirs={k: v.item() for k, v in found.items()}, ours={k: v.item() for k, v in expected.items()})))
-    whole = Timing({side: np.sum([t.seconds[side] for t in thirds.values()], 0).tolist() for side in ('theirs', 'ours')}, {})
-    return dict(rows=[whole.row('theirs', 'ours', at_least=3) | dict(what='theirs, a step of each third'), *rows],
+    whole = Timing({side: np.sum([t.seconds[side] for t in thirds.values()], 0).tolist() for side in ('theirs', 'ours', 'ours in bf16')}, {})
+    return dict(rows=[whole.row('theirs', over, at_least=3) | dict(what='theirs, a step of each third') for over in ('ours', 'ours in bf16')] + rows,
                 notes=[f'{visual} at {size} pixels, {batch_size} pairs of each partition, a text encoder of {layers} layers on {length} tokens'])
 
 # %% ../nbs/15_bench.ipynb #4e24c2c7
@@ -410,9 +409,15 @@ def paper_judges(clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768):
     first, second = (load_clip(c) if Path(c).is_dir() else from_open_clip(c) for c in clips)
     return CLIPFactual(first), ANPEmotional(second, RandomText(layers, width))
 
+def return_freed_memory():
+    "Hand the pages of freed arrays back (glibc only): a loader that is forked would share them, and each would have to be copied before it is written"
+    try: ctypes.CDLL('libc.so.6').malloc_trim(0)
+    except (OSError, AttributeError): pass
+
 def scores_and_clusters(images, texts, visual, text, judges):
     "What `prepare` computes between reading the pairs and writing them down, with judges that know nothing of an earlier round"
     workers = int(torch.get_num_threads() < os.cpu_count()) # a core of its own, or none
+    return_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         scores, *features = judge_pairs([copy.copy(j) for j in judges], images, texts, visual, text, folder, workers=workers)
         return scores + [cluster(x) for x in features]

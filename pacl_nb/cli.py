@@ -297,8 +297,8 @@ def pacl_reproduce(table:Param('1 linear and fine-tuning, 2 state of the art, 3 
 
 # %% ../nbs/16_cli.ipynb #b574e44d
 @command
-def pacl_bench(name:Param('what to measure; evaluate: linear evaluation over the forward pass, and clip_benchmark over it; memory: its peak on a million images; step: a training step over its network\'s; '
-                          'authors: the step as the authors\' code has it over ours; loss: each loss over InfoNCE', str, choices=list(BENCHES)),
+def pacl_bench(name:Param('what to measure; evaluate: linear evaluation over the forward pass, and clip_benchmark over it; memory: its peak on a million images; prepare: judging and clustering over the forward passes of their networks; step: a training step over its network\'s; '
+                          'authors: the step as the authors\' code has it over ours; data: the time that steps wait for pictures over all of it; loss: each loss over InfoNCE', str, choices=list(BENCHES)),
                out:str=None, # .json file to write
                size:Param('tiny: only to see that it runs; usual: minutes on two cores; full: batches of 64 pairs of each partition and pictures of 160 pixels (12 GB), for step and authors', str, choices=list(SIZES))='usual',
                repeats:int=None): # rounds; None: as the bench has it

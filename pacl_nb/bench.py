@@ -8,12 +8,11 @@ __all__ = ['GRID', 'EVALUATE_FILE', 'GROWTH', 'BENCHES', 'SIZES', 'Timing', 'int
            'bench_evaluate', 'write_invented', 'write_features', 'peak_memory', 'bench_memory', 'small_world',
            'load_pictures', 'update', 'training_step', 'bare_step', 'with_optimizer', 'bench_step', 'looped_masks',
            'random_bert', 'encode_tokens', 'authors_step', 'bench_authors', 'waiting', 'bench_data', 'RandomText',
-           'paper_judges', 'return_freed_memory', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth',
-           'bench_prepare', 'plain_info_nce', 'peak_bytes', 'loss_functions', 'forward_and_backward', 'bench_loss',
-           'run_bench']
+           'paper_judges', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth', 'bench_prepare',
+           'plain_info_nce', 'peak_bytes', 'loss_functions', 'forward_and_backward', 'bench_loss', 'run_bench']
 
 # %% ../nbs/15_bench.ipynb #16fdefba
-import copy, ctypes, inspect, json, os, platform, re, shutil, subprocess, sys, tempfile, time
+import copy, inspect, json, os, platform, re, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -409,15 +408,9 @@ def paper_judges(clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768):
     first, second = (load_clip(c) if Path(c).is_dir() else from_open_clip(c) for c in clips)
     return CLIPFactual(first), ANPEmotional(second, RandomText(layers, width))
 
-def return_freed_memory():
-    "Hand the pages of freed arrays back (glibc only): a loader that is forked would share them, and each would have to be copied before it is written"
-    try: ctypes.CDLL('libc.so.6').malloc_trim(0)
-    except (OSError, AttributeError): pass
-
 def scores_and_clusters(images, texts, visual, text, judges):
     "What `prepare` computes between reading the pairs and writing them down, with judges that know nothing of an earlier round"
     workers = int(torch.get_num_threads() < os.cpu_count()) # a core of its own, or none
-    return_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         scores, *features = judge_pairs([copy.copy(j) for j in judges], images, texts, visual, text, folder, workers=workers)
         return scores + [cluster(x) for x in features]

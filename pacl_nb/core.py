@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UserError', 'choose', 'check_range', 'typed', 'written_whole', 'remove', 'save_json', 'load_json', 'save_csv',
-           'progress', 'process_number', 'blocks', 'inline_image', 'keep_freed_memory']
+           'progress', 'process_number', 'blocks', 'inline_image', 'keep_freed_memory', 'return_freed_memory']
 
 # %% ../nbs/00_core.ipynb #1d3a19dc
 import base64, csv, ctypes, html, inspect, io, json, math, os, shutil, sys
@@ -130,3 +130,7 @@ def keep_freed_memory()->bool: # whether the C library could be told
     except (OSError, AttributeError): return False
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
     return bool(tell(M_MMAP_MAX, 0) and tell(M_TRIM_THRESHOLD, 2**31 - 1))
+
+def return_freed_memory():
+    "Hand the pages of freed arrays back (glibc only): a process that is forked would share them, and each would have to be copied before it is written"
+    with suppress(OSError, AttributeError): ctypes.CDLL('libc.so.6').malloc_trim(0)

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from .core import UserError, choose, progress, remove, written_whole
+from .core import UserError, choose, progress, remove, return_freed_memory, written_whole
 
 # %% ../nbs/03b_features.ipynb #dc0c512a
 def processes()->PartialState: # `num_processes`, `process_index`, `is_main_process`, `device`, `wait_for_everyone()`
@@ -97,6 +97,7 @@ def encode_pairs(images, # a sequence of n PIL images
 
     def looked_at(blocks):
         batches = [[*rows[i:i + batch_size]] for rows in blocks for i in range(0, len(rows), batch_size)]
+        if workers: return_freed_memory()
         loader = DataLoader(SeenBy(images, visual.values()), batch_sampler=batches, collate_fn=as_it_is, num_workers=workers, pin_memory=device.type == 'cuda')
         seen = iter(progress(loader, 'encoding images'))
         for rows in blocks: yield rows, dict(zip(visual, map(torch.cat, zip(*(look(next(seen)) for _ in range(0, len(rows), batch_size))))))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'components', 'Moments',
-           'RidgeMaps', 'Divided', 'divide', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner',
+           'RidgeMaps', 'Folded', 'fold_features', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner',
            'Evaluator', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without',
            'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip',
            'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps',
@@ -93,7 +93,7 @@ class RidgeMaps:
         products = ((self.rotation.T @ on.xy) * self.loads).sum(1)
         return ((self.factors @ squares) * self.factors).sum(1) - 2*self.factors @ products + on.yy
 
-class Divided:
+class Folded:
     "Features to predict from, cut into folds, with all that is the same for every target"
     in_use = WeakValueDictionary() # by contents and settings
     def __init__(self, x:np.ndarray, # from `components`, [n, 1 + k]
@@ -106,17 +106,17 @@ class Divided:
         if out not in self.axes_without: self.axes_without[out] = moments.axes()
         return self.axes_without[out]
 
-def divide(inputs, # features to predict from, [n, d]
-           folds:int=10, n_components:int=256, seed:int=0)->Divided: # the same object for the same features, as long as somebody keeps it
+def fold_features(inputs, # features to predict from, [n, d]
+                  folds:int=10, n_components:int=256, seed:int=0)->Folded: # the same object for the same features, as long as somebody keeps it
     "Folds and leading principal components of features"
     n, inputs = len(inputs), np.ascontiguousarray(inputs)
     if n < 2*folds: raise UserError(f'{n} pairs are too few for an evaluator that learns from them; {2*folds} are needed')
     key = hashlib.blake2b(inputs).digest(), inputs.shape, inputs.dtype, folds, n_components, seed
-    found = Divided.in_use.get(key)
-    if found is None: found = Divided.in_use[key] = Divided(components(inputs, min(n_components, n - 1)), fold_of(inputs, folds, seed)) # n - 1 are enough to tell all rows apart
+    found = Folded.in_use.get(key)
+    if found is None: found = Folded.in_use[key] = Folded(components(inputs, min(n_components, n - 1)), fold_of(inputs, folds, seed)) # n - 1 are enough to tell all rows apart
     return found
 
-def cross_fit(inputs, # features to predict from, [n, d], or `Divided`
+def cross_fit(inputs, # features to predict from, [n, d], or `Folded`
               targets, # features to predict, [n, m]
               folds:int=10, # each is predicted by a ridge map fitted on the others
               strengths=(.3, 1, 3, 10, 30, 100, 300), # ridge penalties per pair; the one with the smallest error on unseen pairs is taken
@@ -124,16 +124,16 @@ def cross_fit(inputs, # features to predict from, [n, d], or `Divided`
               trust=None, # (predictions, rows) -> weights of these rows; see below
               seed:int=0)->np.ndarray: # [n, m]
     "Ridge predictions of `targets`, each by a map that has not seen that row"
-    divided = inputs if isinstance(inputs, Divided) else divide(inputs, folds, n_components, seed)
-    return predict_folds(divided, np.asarray(targets, dtype=np.float32), strengths, trust)
+    folded = inputs if isinstance(inputs, Folded) else fold_features(inputs, folds, n_components, seed)
+    return predict_folds(folded, np.asarray(targets, dtype=np.float32), strengths, trust)
 
-def predict_folds(divided:Divided, y, strengths, trust=None):
+def predict_folds(folded:Folded, y, strengths, trust=None):
     "Each fold of `y` from maps fitted on the others, at the strength with the smallest error"
-    x, rows = divided.x, divided.rows
+    x, rows = folded.x, folded.rows
     plain = {k: Moments.of(x[r], y[r]) for k, r in rows.items()}
     everything = total(plain.values())
 
-    def among(parts): return np.flatnonzero(np.isin(divided.fold, list(parts)))
+    def among(parts): return np.flatnonzero(np.isin(folded.fold, list(parts)))
 
     def predict(parts, maps): # -> all rows of these parts, in their order
         there = among(parts)
@@ -149,7 +149,7 @@ def predict_folds(divided:Divided, y, strengths, trust=None):
         constant = total(plain[k] for k in parts).mean
         def maps(out):
             others = everything - total(plain[k] for k in out)
-            return others.ridge(strengths, constant, divided.axes(out, others))
+            return others.ridge(strengths, constant, folded.axes(out, others))
         return predict(parts, best_maps({k: maps(frozenset(rows.keys() - parts | {k})) for k in parts}, plain))
 
     def weighted(parts): # moments of each part, by trust in maps that saw these parts only
@@ -200,8 +200,8 @@ class Bridge(Evaluator):
         self.folds, self.seed = folds, seed
 
     def predicted(self, inputs, targets, trust=None):
-        self.divided = divide(inputs, self.folds, seed=self.seed)
-        return cross_fit(self.divided, targets, trust=trust)
+        self.folded = fold_features(inputs, self.folds, seed=self.seed)
+        return cross_fit(self.folded, targets, trust=trust)
 
     def percentile(self, inputs, targets, extra=None):
         def fit(found, rows, sample=2000):

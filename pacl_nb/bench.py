@@ -7,9 +7,10 @@ __all__ = ['GRID', 'EVALUATE_FILE', 'GROWTH', 'BENCHES', 'SIZES', 'Timing', 'int
            'invented_features', 'invented_task', 'accuracy', 'by_clip_benchmark', 'clip_benchmark_row',
            'bench_evaluate', 'write_invented', 'write_features', 'peak_memory', 'bench_memory', 'small_world',
            'load_pictures', 'update', 'training_step', 'bare_step', 'with_optimizer', 'bench_step', 'looped_masks',
-           'random_bert', 'encode_tokens', 'authors_step', 'bench_authors', 'waiting', 'bench_data', 'RandomText',
-           'paper_judges', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth', 'bench_prepare',
-           'plain_info_nce', 'peak_bytes', 'loss_functions', 'forward_and_backward', 'bench_loss', 'run_bench']
+           'random_bert', 'encode_tokens', 'authors_step', 'authors_rows', 'bench_authors', 'waiting', 'bench_data',
+           'RandomText', 'paper_judges', 'scores_and_clusters', 'forward_passes', 'prepare_row', 'growth',
+           'bench_prepare', 'plain_info_nce', 'peak_bytes', 'loss_functions', 'forward_and_backward', 'bench_loss',
+           'run_bench']
 
 # %% ../nbs/15_bench.ipynb #16fdefba
 import copy, inspect, json, os, platform, re, shutil, subprocess, sys, tempfile, time
@@ -336,28 +337,32 @@ def authors_step(model, optimizer, pairs, batch:dict, # all four partitions
     update(optimizer, sum(losses.values()))
     return {k: l.detach() for k, l in losses.items()}
 
+def authors_rows(model, pairs, batch:dict, bert, tokens, repeats:int)->list: # rows: a step of each third over ours and over ours in bf16, then each third
+    thirds, rows = [], []
+    for third, name in enumerate(('first third', 'second third', 'last third')):
+        active = active_partitions(third, 3)
+        theirs, ours, half, *fresh = (with_optimizer(model) for _ in range(5))
+        taken = {p: batch[p] for p in active}
+        thirds.append(interleaved(repeats, theirs=lambda: authors_step(*theirs, pairs, batch, bert, tokens, active), ours=lambda: training_step(*ours, pairs, taken),
+                                  **{'ours in bf16': lambda: training_step(*half, pairs, taken, precision='bf16')}))
+        losses = dict(theirs=authors_step(*fresh[0], pairs, batch, bert, tokens, active), ours=training_step(*fresh[1], pairs, taken))
+        rows.append(thirds[-1].row('theirs', 'ours') | dict(what=name, losses={side: {k: v.item() for k, v in found.items()} for side, found in losses.items()}))
+    whole = Timing({side: np.sum([t.seconds[side] for t in thirds], 0).tolist() for side in thirds[0].seconds}, {})
+    return [whole.row('theirs', over, at_least=3) | dict(what='a step of each third') for over in ('ours', 'ours in bf16')] + rows
+
 def bench_authors(visual:str='resnet50', # random weights
                   size:int=160, # side of the pictures, pixels
                   batch_size:int=4, # pairs of each partition
-                  layers:int=12, width:int=768, # of the text encoder
-                  length:int=64, # tokens of a text
+                  texts=((12, 768, 64), (12, 768, 128), (24, 1024, 64)), # layers and width of a text encoder, tokens of a text
                   repeats:int=3)->dict: # rows, notes
     "The training step as the authors' code structures it over ours, in each third of training and in all"
-    bert = random_bert(layers, width)
-    tokens = torch.randint(0, 100, (max(5*batch_size, 40), length), generator=torch.Generator().manual_seed(0))
-    model, pairs, batch = small_world(visual, size, batch_size, lambda n: encode_tokens(bert, tokens[:n]))
-    bert, tokens, rows, thirds = bert.to(pairs.text_features.device), tokens.to(pairs.text_features.device), [], {}
-    for third, name in enumerate(('first third', 'second third', 'last third')):
-        active = active_partitions(third, 3)
-        theirs, ours, half = (with_optimizer(model) for _ in range(3))
-        taken = {p: batch[p] for p in active}
-        thirds[name] = interleaved(repeats, theirs=lambda: authors_step(*theirs, pairs, batch, bert, tokens, active), ours=lambda: training_step(*ours, pairs, taken),
-                                   **{'ours in bf16': lambda: training_step(*half, pairs, taken, precision='bf16')})
-        found, expected = authors_step(*with_optimizer(model), pairs, batch, bert, tokens, active), training_step(*with_optimizer(model), pairs, taken)
-        rows.append(thirds[name].row('theirs', 'ours') | dict(what=f'theirs, {name}', losses=dict(theirs={k: v.item() for k, v in found.items()}, ours={k: v.item() for k, v in expected.items()})))
-    whole = Timing({side: np.sum([t.seconds[side] for t in thirds.values()], 0).tolist() for side in ('theirs', 'ours', 'ours in bf16')}, {})
-    return dict(rows=[whole.row('theirs', over, at_least=3) | dict(what='theirs, a step of each third') for over in ('ours', 'ours in bf16')] + rows,
-                notes=[f'{visual} at {size} pixels, {batch_size} pairs of each partition, a text encoder of {layers} layers on {length} tokens'])
+    rows = []
+    for layers, width, length in texts:
+        bert, tokens = random_bert(layers, width), torch.randint(0, 100, (max(5*batch_size, 40), length), generator=torch.Generator().manual_seed(0))
+        model, pairs, batch = small_world(visual, size, batch_size, lambda n: encode_tokens(bert, tokens[:n]))
+        found = authors_rows(model, pairs, batch, bert.to(pairs.text_features.device), tokens.to(pairs.text_features.device), repeats)
+        rows += [row | dict(what=f'theirs, {layers} layers, {length} tokens, {row["what"]}', text=dict(layers=layers, width=width, length=length)) for row in found]
+    return dict(rows=sorted(rows, key=lambda r: 'at_least' not in r), notes=[f'{visual} at {size} pixels, {batch_size} pairs of each partition; text encoders are {" and ".join(str(w) for w in dict.fromkeys(t[1] for t in texts))} wide'])
 
 # %% ../nbs/15_bench.ipynb #4e24c2c7
 def waiting(model, optimizer, pairs, workers:int, steps:int, warm:int=3)->tuple: # (seconds waited, seconds in all, images) after `warm` steps
@@ -521,7 +526,7 @@ def bench_loss(batch_sizes=(64, 256, 1024, 4096), width:int=64, repeats:int=7)->
 # %% ../nbs/15_bench.ipynb #ab873f1d
 BENCHES = dict(evaluate=bench_evaluate, memory=bench_memory, prepare=bench_prepare, step=bench_step, authors=bench_authors, data=bench_data, loss=bench_loss)
 SIZES = dict(tiny=dict(evaluate=dict(n=400, d=24, k=3, pictures=4, few=200, repeats=1), memory=dict(n=20_000, d=64, k=4), step=dict(visual='resnet10t', size=32, batch_size=2, width=6, repeats=2),
-                       authors=dict(visual='resnet10t', size=32, batch_size=2, layers=2, width=64, length=8, repeats=2), data=dict(visual='resnet10t', size=32, batch_size=2, steps=2, repeats=1),
+                       authors=dict(visual='resnet10t', size=32, batch_size=2, texts=((2, 64, 8),), repeats=2), data=dict(visual='resnet10t', size=32, batch_size=2, steps=2, repeats=1),
                        prepare=dict(few=24, many=60, size=64, sizes=(500, 1000), visual='resnet10t', clips=('RN50', 'RN50'), layers=1, width=64, d=40, m=30, repeats=1), loss=dict(batch_sizes=(8, 16), width=4, repeats=2)),
              usual={}, full={name: dict(size=160, batch_size=64) for name in ('step', 'authors')})
 

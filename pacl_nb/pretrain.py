@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from .core import UserError, check_range, choose, load_json, progress, remove, save_json, written_whole
 from .curriculum import METHODS, CurriculumBatches
-from .encoders import VisualEncoder, freeze_statistics, normalised, picture_batches, visual_encoder
+from .encoders import VisualEncoder, batch_norms, normalised, picture_batches, visual_encoder
 from .features import PRECISIONS, as_it_is, processes
 from .losses import LEAST_TEMPERATURE, at_least_float32, partition_loss, similarity
 from .pairs import as_rgb
@@ -56,8 +56,9 @@ class PACL(nn.Module):
 
     def train(self, mode:bool=True):
         super().train(mode)
-        for stage in self.lower(): stage.eval()
-        if self.norms_frozen: freeze_statistics(self.visual)
+        self.visual.eval() # dropout and stochastic depth of its own would be drawn anew in every chunk and process
+        if not self.norms_frozen:
+            for m in (m for stage in self.upper() for m in batch_norms(stage)): m.train(mode)
         return self
 
     def from_lower(self, x): # what `lower` made of images -> features [n,d]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from .tasks import Benchmark, Task
 from .core import UserError, check_range, choose, progress, remove, written_whole
-from .encoders import VisualEncoder, encode_images, freeze_statistics, picture_batches
+from .encoders import VisualEncoder, batch_norms, encode_images, picture_batches
 from .features import PRECISIONS, as_it_is, processes
 from .pairs import as_rgb
 from .evaluate import Evaluation, assess, checked_features, coded, divide, layout, linear_evaluation, probabilities, question_loss, read_blocks
@@ -215,7 +215,8 @@ class Reader(nn.Module):
 
     def train(self, mode:bool=True):
         super().train(mode)
-        if self.norms_frozen: freeze_statistics(self.encoder)
+        if self.norms_frozen:
+            for m in batch_norms(self.encoder): m.eval()
         return self
 
     def body(self, images): return self.encoder.forward_map(images) if self.on_map else self.encoder(images)

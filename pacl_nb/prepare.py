@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from .clustering import cluster
 from .core import UserError, check_range, choose, load_json, remove, save_json, written_whole
 from .encoders import AffectiveText, encode_images, text_encoder, visual_encoder
-from .features import PRECISIONS, autocast, encode_pairs, processes
+from .features import PRECISIONS, autocast, encode_pairs, encode_texts, processes
 from .pairs import load_pairs, read_table
 from .partition import Partition, calibrate, partition_pairs, shares
-from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, BridgeSentiment, CLIPFactual, Evaluator, MAPPINGS, map_scores
+from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, BridgeSentiment, CLIPFactual, Evaluator, MAPPINGS, each_once, map_scores
 
 # %% ../nbs/07_prepare.ipynb #2eeaacfb
 FACTUAL = dict(bridge=lambda visual, text, seed, **_: BridgeFactual(visual, text, seed=seed),
@@ -41,11 +41,16 @@ def judge_pairs(judges:list, # evaluators
     "Every picture and text is read once, by all encoders that anybody asks for; then the evaluators compare"
     asked = [j for j in judges if isinstance(j, Evaluator)]
     encoders = [{str(i): e for i, e in enumerate(dict.fromkeys(side))} for side in ([visual, *(j.visual for j in asked)], [text, *(j.text for j in asked)])]
-    found = encode_pairs(images, texts, *encoders, folder, precision=precision, **options)
-    if not processes().is_main_process: return
+    found, first = encode_pairs(images, texts, *encoders, folder, precision=precision, **options), processes().is_main_process
     def of(side, encoder): return next(found[side][name] for name, e in encoders[side].items() if e is encoder)
-    def scores(j): return map_scores(j.compare(of(0, j.visual), of(1, j.text), texts) if j in asked else j.score(images, texts), mapping or getattr(j, 'mapping', 'raw'))
-    with autocast(precision): return [scores(j) for j in judges], of(0, visual), of(1, text)
+    descriptions = broadcast_object_list([j.describe(of(0, j.visual)) if first else None for j in asked])
+    def read(some, encoder): return encode_texts(some, dict(all=encoder), Path(folder)/f'described-{key_of(some)}', precision)['all']
+    material = {j: (of(0, j.visual), of(1, j.text), texts, *each_once(lambda some: read(some, j.text), described)) for j, described in zip(asked, descriptions)}
+    if not first: return
+    def score(j):
+        if j in material: return j.compare(*material[j])
+        with autocast(precision): return j.score(images, texts)
+    return [map_scores(score(j), mapping or getattr(j, 'mapping', 'raw')) for j in judges], of(0, visual), of(1, text)
 
 def named(evaluator, # a name, or an evaluator
           known:dict, # name -> function
@@ -78,7 +83,7 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
     run, state = Path(run), processes()
     settings = dict(pairs=_names(pairs), visual=visual, text=text, factual=_name(factual), emotional=_name(emotional), threshold=threshold, shares=asked_shares, n_clusters=n_clusters,
                     size=size, emotion_words=emotion_words, mapping=mapping, splits=splits, seed=seed)
-    models = (dict(clip=clip) if factual == 'clip' else {}) | (dict(anp_clip=anp_clip, sentences=sentences) if emotional == 'anp' else {})
+    models = (dict(clip=clip) if factual == 'clip' else {}) | (dict(anp_clip=anp_clip, sentences=sentences, anp=None if anp is None else Path(anp).name) if emotional == 'anp' else {})
     settings |= models
     check_range(1, n_clusters=n_clusters, batch_size=batch_size)
     check_range(0, seed=seed, workers=workers)
@@ -91,7 +96,7 @@ def prepare(pairs, # whatever `load_pairs` takes, or a list of such sources
 
     options = dict(image=image, text=text_column, splits=splits, size=visual_model.size)
     read = key_of([[stamp(p) for p in (pairs if isinstance(pairs, (list, tuple)) else [pairs])], options])
-    judged = key_of([read, visual, text, models, precision] + [str(uuid.uuid4()) for j in (factual, emotional) if not isinstance(j, str)])
+    judged = key_of([read, visual, text, models, anp and stamp(anp), precision] + [str(uuid.uuid4()) for j in (factual, emotional) if not isinstance(j, str)])
     read, judged = broadcast_object_list([read, judged])
     with state.main_process_first(): ds = kept_pairs(run/'partial'/f'pairs-{read}', pairs, quarantine=run/'quarantine.csv', **options)
     if state.is_main_process: (run/'prepare.json').unlink(missing_ok=True)
@@ -173,14 +178,19 @@ def load_prepared(run)->tuple: # (data set, text features float32 [n, m], config
     except (SafetensorError, OSError, ValueError) as e: raise UserError(f'{run}: the prepared pairs cannot be read ({e}); run pacl_prepare again') from None
 
 # %% ../nbs/07_prepare.ipynb #493fb317
-def change_encoders(run, visual:str=None, text:str=None): # names; None keeps the present one
+def change_encoders(run, visual:str=None, text:str=None, # names; None keeps the present one
+                    **options): # `precision` and `workers` of `encode_pairs`
     "Clusters and text features of a prepared run for other encoders; scores and partition stay"
-    run, (ds, _, config) = Path(run), load_prepared(run)
+    (ds, _, config), run, state = load_prepared(run), Path(run), processes()
     settings = config['prepare'] | {k: v for k, v in dict(visual=visual, text=text).items() if v is not None}
+    state.wait_for_everyone()
     if settings == config['prepare']: return
-    device = processes().device
-    visual_model, text_model = visual_encoder(settings['visual'], size=settings['size']).to(device), text_encoder(settings['text']).to(device)
-    save_run(run, ds.remove_columns(['factual_cluster', 'emotional_cluster']), encode_images(visual_model, ds['image']), text_model.encode(ds['text']), settings, text_model)
+    visual_model, text_model, partial = visual_encoder(settings['visual'], size=settings['size']), text_encoder(settings['text']), run/'partial'
+    pictures, texts = encode_pairs(ds['image'], ds['text'][:], dict(all=visual_model), dict(all=text_model), partial/f'features-{key_of([config, settings, options.get("precision")])}', **options)
+    if state.is_main_process:
+        save_run(run, ds.remove_columns(['factual_cluster', 'emotional_cluster']), pictures['all'], texts['all'], settings, text_model)
+        remove(partial)
+    state.wait_for_everyone()
 
 # %% ../nbs/07_prepare.ipynb #48b7a732
 def derive(run, # folder that `prepare` wrote

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ENCODER_RATES', 'FROZEN_STAGES', 'PACL', 'seed_of', 'TrainingImages', 'cache_lower', 'CachedMaps', 'rate_factor',
            'make_optimizer', 'TrainingPairs', 'step_losses', 'soft_losses', 'accelerator_for', 'in_parts', 'gathered',
-           'learn', 'newest_checkpoint', 'save_checkpoint', 'step_of', 'StepRows', 'train', 'mean_losses',
-           'append_line', 'keep_metrics', 'pretrain', 'start_or_resume', 'average_weights', 'save_result', 'model_card']
+           'learn', 'newest_checkpoint', 'save_checkpoint', 'step_of', 'check_together', 'StepRows', 'train',
+           'mean_losses', 'append_line', 'keep_metrics', 'pretrain', 'start_or_resume', 'average_weights',
+           'save_result', 'model_card']
 
 # %% ../nbs/10_pretrain.ipynb #3c742c50
 import json, math, time
@@ -255,6 +256,11 @@ def save_checkpoint(accelerator, folder, step:int):
 
 def step_of(checkpoint:Path|None)->int: return int(checkpoint.name[5:]) if checkpoint else 0
 
+def check_together(accelerator, step:int, folder):
+    "Processes that would go on from different steps see different folders"
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1: raise UserError(f'{folder}: the processes find checkpoints of different steps in it ({", ".join(map(str, steps))}); on several machines the run must lie in a folder that all of them share')
+
 # %% ../nbs/10_pretrain.ipynb #3711b24e
 class StepRows:
     "For each step from `start` on the keys `(step, row)` of one process's part of its pictures, in the order of the partitions"
@@ -290,6 +296,7 @@ def train(model:PACL, pairs:TrainingPairs,
     pairs.to(accelerator.device)
     newest = newest_checkpoint(checkpoints) if checkpoints else None
     start = step_of(newest)
+    check_together(accelerator, start, checkpoints)
     if newest: accelerator.load_state(str(newest))
     if metrics and first: keep_metrics(metrics, start)
     loader = DataLoader(pairs.inputs, batch_sampler=StepRows(batches, start, sharing, accelerator.process_index), collate_fn=as_it_is, num_workers=workers, pin_memory=accelerator.device.type == 'cuda')
@@ -386,7 +393,7 @@ def pretrain(run, # folder that `prepare` wrote
     check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)
     check_range(0, weight_decay=weight_decay, workers=workers, seed=seed)
     load_prepared(run)
-    with state.main_process_first(): change_encoders(run, visual, text)
+    change_encoders(run, visual, text, precision=precision, workers=workers)
     ds, text_features, config = load_prepared(run)
 
     name = config['prepare']['visual']
@@ -402,7 +409,7 @@ def pretrain(run, # folder that `prepare` wrote
 
     if frozen and not no_cache:
         file = Path(cache or run/'cache')/f'{name.replace("/", "_")}-{encoder.size}-{frozen}-{config["images"][:12]}.npy'
-        with state.main_process_first(): inputs = CachedMaps(cache_lower(model, ds['image'], file), min_area, seed)
+        with state.main_process_first(): inputs = CachedMaps(cache_lower(model.to(state.device), ds['image'], file), min_area, seed)
     else: inputs = TrainingImages(ds['image'], encoder, min_area, seed)
     pairs = TrainingPairs(inputs, text_features, *(torch.tensor(ds[c][:]) for c in ('factual_cluster', 'emotional_cluster')), batches,
                           torch.tensor(memberships(ds['factual'], ds['emotional'], thresholds, width), dtype=torch.float32))

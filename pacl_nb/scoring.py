@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'components', 'Moments',
            'RidgeMaps', 'Folded', 'fold_features', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner',
-           'Evaluator', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without',
+           'Evaluator', 'each_once', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without',
            'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip',
            'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps',
            'ANPEmotional']
@@ -187,11 +187,24 @@ class Evaluator:
     "Judges pairs by what an encoder for pictures and one for texts make of them"
     mapping = 'raw'
     def __init__(self, visual, text): self.visual, self.text = visual, text
+    def describe(self, visual)->list|None: # features of the pictures [n, d] -> n strings
+        "What the text encoder has to read besides the texts, if anything"
     def compare(self, visual, # features of the pictures [n, d]
                 text, # of the texts [n, m]
-                texts)->np.ndarray: # n strings -> [n]
+                texts, # n strings
+                *described # features of the descriptions [n, m], if there are any
+               )->np.ndarray: # [n]
         raise NotImplementedError
-    def score(self, images, texts)->np.ndarray: return self.compare(encode_images(self.visual, images), self.text.encode(list(texts)), list(texts))
+    def score(self, images, texts)->np.ndarray:
+        visual = encode_images(self.visual, images)
+        return self.compare(visual, self.text.encode(list(texts)), list(texts), *each_once(self.text.encode, self.describe(visual)))
+
+def each_once(encode, # list of strings -> [k, m]
+              described:list|None)->list: # of nothing, or of vectors [n, m]
+    "Equal descriptions are encoded once"
+    if described is None: return []
+    place = {d: i for i, d in enumerate(dict.fromkeys(described))}
+    return [encode(list(place))[[place[d] for d in described]]]
 
 class Bridge(Evaluator):
     "Learns from the pairs which it judges, cross-fitted"
@@ -438,8 +451,4 @@ class ANPEmotional(Evaluator):
             if len(found) == self.top: break
         return found.values()
 
-    def compare(self, visual, text, texts):
-        described = self.describe(visual)
-        distinct = {d: i for i, d in enumerate(dict.fromkeys(described))}
-        vectors = self.text.encode(list(distinct))[[distinct[d] for d in described]]
-        return (centred(vectors) * centred(torch.as_tensor(text))).sum(1).numpy()
+    def compare(self, visual, text, texts, described): return (centred(torch.as_tensor(described)) * centred(torch.as_tensor(text))).sum(1).numpy()

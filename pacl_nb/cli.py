@@ -88,7 +88,7 @@ def pair_sources(pairs:list, # of the command line
 
 @command
 @delegates(prepare, but=['pairs', 'run', 'threshold', 'asked_shares', 'splits', 'factual', 'emotional'])
-def pacl_prepare(pairs:Param('folder, table, Parquet file, saved data set, hub name, or tumemo:DIR or mvsa:DIR for these sets; several are joined', str, nargs='+', required=True)=None,
+def pacl_prepare(pairs:Param('folder (of pictures, Parquet files or WebDataset .tar shards), table, Parquet file, saved data set, hub name, or tumemo:DIR or mvsa:DIR for these sets; several are joined', str, nargs='+', required=True)=None,
                  out:Param('folder to write', str, required=True)=None,
                  factual:Param('factual evaluator', str, choices=list(FACTUAL))='bridge',
                  emotional:Param('emotional evaluator', str, choices=list(EMOTIONAL))='bridge',

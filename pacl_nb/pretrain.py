@@ -471,4 +471,6 @@ Pictures: short side to {visual.size} pixels, aspect kept, centre cut out; mean 
 | setting | value |
 | --- | --- |
 {rows}
+
+Made with {', '.join(f'{package} {version}' for package, version in versions().items())}.
 """

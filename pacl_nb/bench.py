@@ -440,34 +440,36 @@ GROWTH = """
 import json, sys, time
 import numpy as np, torch
 from pacl_nb.clustering import cluster
+from pacl_nb.core import keep_freed_memory
 from pacl_nb.scoring import BridgeEmotional, BridgeFactual
 
+keep_freed_memory() # as every command does
 folder, n, d, m = sys.argv[1], *map(int, sys.argv[2:])
 pictures, texts = (np.load(f'{folder}/{name}.npy', mmap_mode='c')[:n] for name in ('pictures', 'texts'))
-class NoNetwork:
-    config = dict(num_classes=0)
+class Network(torch.nn.Linear):
+    config, logits = dict(num_classes=1000), torch.nn.Linear.forward
 class Words:
     num_features = m
     def encode(self, texts): return torch.tensor(np.random.default_rng(len(texts)).normal(size=(len(texts), m)), dtype=torch.float32)
 start = time.perf_counter()
-for judge in (BridgeFactual(NoNetwork(), Words()), BridgeEmotional(NoNetwork(), Words())): judge.compare(pictures, texts, None)
+for judge in (BridgeFactual(Network(d, 1000), Words()), BridgeEmotional(None, Words())): judge.compare(pictures, texts, None)
 for x in (pictures, texts): cluster(x)
 print(json.dumps(dict(seconds=time.perf_counter() - start)))
 """
 
-def growth(sizes, d:int, m:int)->list: # rows
+def growth(sizes, d:int, m:int, repeats:int)->list: # rows
     "Seconds and memory of judging and clustering on invented features that lie on disk"
-    found = {}
+    times, most, first, last = {str(n): [] for n in sizes}, 0, min(sizes), max(sizes)
     with tempfile.TemporaryDirectory() as folder:
-        for name, width in (('pictures', d), ('texts', m)): write_invented(f'{folder}/{name}.npy', np.arange(max(sizes)) % 5, width, np.float32)
+        for name, width in (('pictures', d), ('texts', m)): write_invented(f'{folder}/{name}.npy', np.arange(last) % 5, width, np.float32)
         base = peak_memory("import pacl_nb.clustering, pacl_nb.scoring")[1]['anonymous']
-        for n in sizes:
+        for n in [*sizes]*repeats:
             text, peaks = peak_memory(GROWTH, folder, n, d, m)
-            found[n] = json.loads(text.splitlines()[-1])['seconds'], peaks['anonymous'] - base
-    first, last = min(sizes), max(sizes)
-    each = {n: seconds / n for n, (seconds, _) in found.items()}
-    return [dict(what=f'a pair of {n}', over=f'a pair of {first}', ratio=each[n] / each[first], quartiles=[each[n] / each[first]]*2, at_most=1, seconds={str(k): v[0] for k, v in found.items()}) for n in sizes if n != first] + [
-        dict(what=f'memory of its own for {last} pairs, above the imports', gigabytes=found[last][1] / 1e9, at_most=2)]
+            times[str(n)].append(json.loads(text.splitlines()[-1])['seconds'])
+            if n == last: most = max(most, peaks['anonymous'] - base)
+    seen = Timing(times, {})
+    return [seen.row(str(n), str(first), n/first, at_most=1) | dict(what=f'a pair of {n}', over=f'a pair of {first}') for n in sizes if n != first] + [
+        dict(what=f'memory of its own for {last} pairs, above the imports', gigabytes=most / 1e9, at_most=2)]
 
 def bench_prepare(few:int=32, # pairs for the paper's judges
                   many:int=3000, # pairs for the bridges
@@ -480,7 +482,7 @@ def bench_prepare(few:int=32, # pairs for the paper's judges
     lite0, minilm = visual_encoder('efficientnet_lite0', size=size), text_encoder('minilm')
     rows = [prepare_row("the paper's judges", visual_encoder(visual, pretrained=False), RandomText(layers, width), paper_judges(clips, layers, width), few, 224, repeats, at_most=1.1),
             prepare_row('bridges', lite0, minilm, (BridgeFactual(lite0, minilm), BridgeEmotional(lite0, minilm)), many, size, repeats, at_most=1.1)]
-    return dict(rows=rows + growth(sizes, d, m), notes=[f'{few} pairs with {visual} and {" and ".join(clips)}, {many} pairs with efficientnet_lite0 at {size} pixels and MiniLM; invented features {d} and {m} wide'])
+    return dict(rows=rows + growth(sizes, d, m, repeats), notes=[f'{few} pairs with {visual} and {" and ".join(clips)}, {many} pairs with efficientnet_lite0 at {size} pixels and MiniLM; invented features {d} and {m} wide'])
 
 # %% ../nbs/15_bench.ipynb #94372ce0
 def plain_info_nce(s, temperature:float=.07):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ROWS', 'BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'components', 'Moments',
            'RidgeMaps', 'Folded', 'fold_features', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner',
-           'Evaluator', 'each_once', 'Bridge', 'BridgeFactual', 'centred', 'emotion_profile', 'basic_groups', 'without',
-           'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores', 'Clip',
-           'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps',
-           'ANPEmotional']
+           'Evaluator', 'each_once', 'Bridge', 'BridgeFactual', 'centred_', 'centred', 'emotion_profile',
+           'basic_groups', 'without', 'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below',
+           'map_scores', 'Clip', 'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip',
+           'read_anps', 'ANPEmotional']
 
 # %% ../nbs/04_scoring.ipynb #5bae05a6
 import difflib, hashlib, re
@@ -46,7 +46,9 @@ def components(x, # features, [n, d], of any length, also memory-mapped
     for b in blocks(len(x), ROWS): scaler.partial_fit(x[b])
     axes = np.eye(x.shape[1], dtype=np.float32)
     if k < len(axes): axes = eigh(sum(z.T @ z for z in (scaler.transform(x[b]) for b in blocks(len(x), ROWS))), subset_by_index=(len(axes) - k, len(axes) - 1))[1]
-    return np.concatenate([np.c_[np.ones(b.stop - b.start, np.float32), scaler.transform(x[b]) @ axes] for b in blocks(len(x), ROWS)])
+    found = np.ones((len(x), 1 + axes.shape[1]), np.float32)
+    for b in blocks(len(x), ROWS): found[b, 1:] = scaler.transform(x[b]) @ axes
+    return found
 
 @dataclass
 class Moments:
@@ -218,8 +220,10 @@ class Bridge(Evaluator):
 
     def percentile(self, inputs, targets, extra=None):
         def fit(found, rows, sample=2000):
-            found = centred(torch.from_numpy(found))
-            return percentile_of_partner(found if extra is None else found.add_(extra[rows]), targets, rows, sample, self.seed)
+            found = centred_(torch.from_numpy(found))
+            if extra is not None:
+                for b in blocks(len(found), ROWS): found[b] += extra[rows[b]]
+            return percentile_of_partner(found, targets, rows, sample, self.seed)
         found = self.predicted(inputs, targets, trust=lambda found, rows: np.maximum(fit(found, rows, 500), .001)**4)
         return fit(found, np.arange(len(found)))
 
@@ -234,16 +238,17 @@ class BridgeFactual(Bridge):
     def names_seen(self, visual): # [n, d] -> [n, m]
         "Mean sentence vector of the class names that the network sees, at a softmax temperature of 2"
         device = next(self.visual.parameters()).device
-        return centred(torch.cat([(self.visual.logits(torch.as_tensor(visual[b]).to(device)).float().cpu()/2).softmax(1) @ self.class_vectors for b in blocks(len(visual), ROWS)]))
+        return centred_(torch.cat([(self.visual.logits(torch.as_tensor(visual[b]).to(device)).float().cpu()/2).softmax(1) @ self.class_vectors for b in blocks(len(visual), ROWS)]))
 
     def compare(self, visual, text, texts):
         text = torch.as_tensor(text)
         facts = without(centred(text), basic_groups(emotion_profile(self.text, text)))
-        return self.percentile(visual, facts, .5*self.names_seen(visual) if self.visual.config['num_classes'] == len(self.names) else None)
+        return self.percentile(visual, facts, self.names_seen(visual).mul_(.5) if self.visual.config['num_classes'] == len(self.names) else None)
 
-def centred(x): # [n, d] -> rows of length 1
-    x = x - x.mean(0)
-    return x.div_(x.norm(dim=1, keepdim=True).clamp_min(1e-12))
+def centred_(x:torch.Tensor)->torch.Tensor: # [n, d] -> rows of length 1, in the same place
+    return F.normalize(x.sub_(x.mean(0)), dim=1, out=x)
+
+def centred(x): return centred_(x.clone())
 
 def emotion_profile(text:TextEncoder, sentences)->torch.Tensor: # [n, 27]
     "Standardised nearness of sentence vectors to the emotion words"
@@ -258,7 +263,9 @@ def without(x:torch.Tensor, # [n, d]
            )->torch.Tensor: # [n, d], rows of length 1
     "What is left of `x` when all that a linear map can tell from `known` is taken out"
     inputs = torch.cat([known, torch.ones(len(known), 1)], 1)
-    return F.normalize(x - inputs @ torch.linalg.lstsq(inputs, x, driver='gelsd').solution, dim=1)
+    squares, products = (sum(inputs[b].double().T @ side[b].double() for b in blocks(len(x), ROWS)) for side in (inputs, x))
+    left = x - inputs @ torch.linalg.lstsq(squares, products, driver='gelsd').solution.float()
+    return F.normalize(left, dim=1, out=left)
 
 # %% ../nbs/04_scoring.ipynb #beb45769
 BASIC_WORDS = tuple(EMOTION_WORDS[i:i + 3] for i in range(0, 18, 3)) # three for each of anger, disgust, fear, joy, sadness, surprise

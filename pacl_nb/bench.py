@@ -477,7 +477,7 @@ def bench_prepare(few:int=32, # pairs for the paper's judges
                   sizes=(10_000, 50_000, 200_000), # pairs with invented features
                   visual:str='resnet50', clips=('ViT-B-32', 'ViT-B-16'), layers:int=12, width:int=768, # of the paper's judges
                   d:int=1280, m:int=384, # widths of the invented features
-                  repeats:int=2)->dict: # rows, notes
+                  repeats:int=3)->dict: # rows, notes
     "Stages 1 and 2 over the forward passes of their networks; and what becomes of them with many pairs"
     lite0, minilm = visual_encoder('efficientnet_lite0', size=size), text_encoder('minilm')
     rows = [prepare_row("the paper's judges", visual_encoder(visual, pretrained=False), RandomText(layers, width), paper_judges(clips, layers, width), few, 224, repeats, at_most=1.1),

@@ -153,7 +153,7 @@ class VisualEncoder(nn.Module, ModelHubMixin):
     @classmethod
     def _from_pretrained(cls, *, model_id, size=None, config=None, **of_hub): # called by `from_pretrained`
         folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'open_clip_config.json', 'open_clip_model.safetensors', 'README.md'], **of_hub)
-        return saved_encoder(folder, size)
+        return saved_encoder(folder, size, None if Path(model_id).is_dir() else model_id)
 
 # %% ../nbs/03_encoders.ipynb #9a079517
 def batch_norms(model:nn.Module)->list:
@@ -195,7 +195,8 @@ def timm_network(architecture:str, # timm's name, with or without a tag for the 
     if size and timm.get_pretrained_cfg(architecture).fixed_input_size: args['img_size'] = size
     model = timm.create_model(f'local-dir:{folder}' if folder else architecture, pretrained=pretrained, **args, **({} if num_classes is None else dict(num_classes=num_classes)))
     data, cfg = timm.data.resolve_model_data_config(model), model.pretrained_cfg
-    size = size or data['input_size'][-1]
+    side = args.get('img_size') or data['input_size']
+    size = size or (side if isinstance(side, int) else side[-1])
     return model, dict(size=size, num_features=getattr(model, 'head_hidden_size', None) or model.num_features, num_classes=model.num_classes,
                        model_args=args, pretrained_cfg=picture_config(size, data) | {k: cfg[k] for k in ('first_conv', 'classifier', 'fixed_input_size')})
 
@@ -270,12 +271,13 @@ def unknown_encoder(name):
 
 # %% ../nbs/03_encoders.ipynb #50f78921
 def saved_encoder(folder, # that an encoder's `save`, timm or open_clip wrote
-                  size:int=None): # another side of the pictures, for networks that take any
+                  size:int=None, # another side of the pictures, for networks that take any
+                  name:str=None): # of an encoder of timm or open_clip; by default the folder's
     "The encoder in `folder`, built anew and filled with its weights"
     folder = Path(folder)
-    config = {} if (folder/'open_clip_config.json').exists() else load_json(folder/'config.json')
+    config = load_json(folder/'config.json') if (folder/'config.json').exists() or not (folder/'open_clip_config.json').exists() else {}
     with loading(folder, 'the saved encoder'):
-        if 'library' not in config: return library_encoder(folder, config, size)
+        if 'library' not in config: return library_encoder(folder, config, name or folder.resolve().name, size)
         network = dict(timm=timm_network, open_clip=clip_network)[config['library']]
         fixed = config['library'] == 'open_clip' or timm.get_pretrained_cfg(config['architecture']).fixed_input_size
         if size and size != config['size'] and fixed: raise UserError(f'{folder}: its network takes pictures of {config["size"]} pixels only, not {size}')
@@ -286,20 +288,21 @@ def saved_encoder(folder, # that an encoder's `save`, timm or open_clip wrote
         return encoder
 
 def library_encoder(folder:Path, config:dict, # `config.json`, if it is timm's
-                    size:int=None):
+                    name:str, size:int=None):
     "The encoder in a folder that timm or open_clip wrote, such as a download from the hub"
     if (clip := folder/'open_clip_config.json').exists():
         if not [*folder.glob('open_clip_*model.*')]: raise UserError(f'{folder}: holds no weights beside {clip.name}')
         tower = lambda c: (c['embed_dim'], c['vision_cfg'], c.get('quick_gelu', False))
         library, wanted = 'open_clip', tower(load_json(clip)['model_cfg'])
-        architecture = next((a for a in open_clip.list_models() if tower(open_clip.get_model_config(a)) == wanted), None)
+        same = [a for a in open_clip.list_models() if tower(open_clip.get_model_config(a)) == wanted]
+        architecture = min(same, key=lambda a: 'hf_model_name' in open_clip.get_model_config(a)['text_cfg'], default=None) # a text tower of the hub would be fetched
         if not architecture: raise UserError(f'{clip}: open_clip has no name for a model with this picture tower')
         model, about = clip_network(architecture, size=size, folder=folder)
     elif architecture := config.get('architecture'):
         library = 'timm'
         model, about = timm_network(architecture, True, size, folder=folder, **dict(num_classes=config.get('num_classes')) | (config.get('model_args') or {}))
     else: raise UserError(f"{folder}: holds no encoder of this package ('library' in config.json), timm ('architecture' in config.json) or open_clip (open_clip_config.json)")
-    return VisualEncoder(model, dict(name=folder.resolve().name, library=library, architecture=architecture, weights='', **about, pacl_nb=__version__)).eval()
+    return VisualEncoder(model, dict(name=name, library=library, architecture=architecture, weights='', **about, pacl_nb=__version__)).eval()
 
 # %% ../nbs/03_encoders.ipynb #9ebf5efe
 def picture_batches(images, # a sequence of n PIL images

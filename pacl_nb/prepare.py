@@ -39,18 +39,18 @@ def judge_pairs(judges:list, # evaluators
                 mapping:str=None, # of `scoring.MAPPINGS`; None: each evaluator's own
                 **options)->tuple: # (mapped scores [n] of each, initial features of pictures and of texts); in the first of several processes, None in the others
     "Every picture and text is read once, by all encoders that anybody asks for; then the evaluators compare"
-    asked = [j for j in judges if isinstance(j, Evaluator)]
-    encoders = [{str(i): e for i, e in enumerate(dict.fromkeys(side))} for side in ([visual, *(j.visual for j in asked)], [text, *(j.text for j in asked)])]
+    asked = {i: j for i, j in enumerate(judges) if isinstance(j, Evaluator)}
+    encoders = [{str(i): e for i, e in enumerate(dict.fromkeys(side))} for side in ([visual, *(j.visual for j in asked.values())], [text, *(j.text for j in asked.values())])]
     found, first = encode_pairs(images, texts, *encoders, folder, precision=precision, **options), processes().is_main_process
     def of(side, encoder): return next(found[side][name] for name, e in encoders[side].items() if e is encoder)
-    descriptions = broadcast_object_list([j.describe(of(0, j.visual)) if first else None for j in asked])
-    def read(some, encoder): return encode_texts(some, dict(all=encoder), Path(folder)/f'described-{key_of(some)}', precision)['all']
-    material = {j: (of(0, j.visual), of(1, j.text), texts, *each_once(lambda some: read(some, j.text), described)) for j, described in zip(asked, descriptions)}
+    [described] = broadcast_object_list([{i: j.describe(of(0, j.visual)) for i, j in asked.items()} if first else None])
+    def read(i, some): return encode_texts(some, dict(all=asked[i].text), Path(folder)/f'described-{i}-{key_of(some)}', precision)['all']
+    vectors = {i: read(i, list(dict.fromkeys(d))) for i, d in described.items() if d is not None}
     if not first: return
-    def score(j):
-        if j in material: return j.compare(*material[j])
-        with autocast(precision): return j.score(images, texts)
-    return [map_scores(score(j), mapping or getattr(j, 'mapping', 'raw')) for j in judges], of(0, visual), of(1, text)
+    def score(i, judge):
+        if i in asked: return judge.compare(of(0, judge.visual), of(1, judge.text), texts, *each_once(lambda _: vectors[i], described[i]))
+        with autocast(precision): return judge.score(images, texts)
+    return [map_scores(score(i, j), mapping or getattr(j, 'mapping', 'raw')) for i, j in enumerate(judges)], of(0, visual), of(1, text)
 
 def named(evaluator, # a name, or an evaluator
           known:dict, # name -> function

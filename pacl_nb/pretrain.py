@@ -392,7 +392,6 @@ def pretrain(run, # folder that `prepare` wrote
     check_range(1, projection=projection, checkpoint_every=checkpoint_every, log_every=log_every, chunk_size=chunk_size)
     check_range(0, 1, dropout=dropout, average=average, warmup=warmup, min_area=min_area)
     check_range(0, weight_decay=weight_decay, workers=workers, seed=seed)
-    load_prepared(run)
     change_encoders(run, visual, text, precision=precision, workers=workers)
     ds, text_features, config = load_prepared(run)
 

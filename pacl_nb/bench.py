@@ -337,7 +337,8 @@ def authors_step(model, optimizer, pairs, batch:dict, # all four partitions
     update(optimizer, sum(losses.values()))
     return {k: l.detach() for k, l in losses.items()}
 
-def authors_rows(model, pairs, batch:dict, bert, tokens, repeats:int)->list: # rows: a step of each third over ours and over ours in bf16, then each third
+def authors_rows(model, pairs, batch:dict, bert, tokens, repeats:int)->list: # rows
+    "A step of each third over ours and over ours in bf16, then each third over ours"
     thirds, rows = [], []
     for third, name in enumerate(('first third', 'second third', 'last third')):
         active = active_partitions(third, 3)

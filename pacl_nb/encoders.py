@@ -152,8 +152,8 @@ class VisualEncoder(nn.Module, ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id, size=None, config=None, **of_hub): # called by `from_pretrained`
-        folder = model_id if Path(model_id).is_dir() else snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'open_clip_config.json', 'open_clip_model.safetensors', 'README.md'], **of_hub)
-        return saved_encoder(folder, size, None if Path(model_id).is_dir() else model_id)
+        folder, name = (model_id, None) if Path(model_id).is_dir() else (snapshot_download(model_id, allow_patterns=['config.json', 'model.safetensors', 'open_clip_config.json', 'open_clip_model.safetensors', 'README.md'], **of_hub), model_id)
+        return saved_encoder(folder, size, name)
 
 # %% ../nbs/03_encoders.ipynb #9a079517
 def batch_norms(model:nn.Module)->list:

@@ -22,7 +22,7 @@ from .encoders import AffectiveText, encode_images, text_encoder, visual_encoder
 from .features import PRECISIONS, autocast, encode_pairs, encode_texts, processes
 from .pairs import load_pairs, read_table
 from .partition import Partition, calibrate, partition_pairs, shares
-from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, BridgeSentiment, CLIPFactual, Evaluator, MAPPINGS, each_once, map_scores
+from .scoring import ANPEmotional, BridgeEmotional, BridgeFactual, BridgeSentiment, CLIPFactual, Evaluator, MAPPINGS, distinct, map_scores
 
 # %% ../nbs/07_prepare.ipynb #2eeaacfb
 FACTUAL = dict(bridge=lambda visual, text, seed, **_: BridgeFactual(visual, text, seed=seed),
@@ -43,12 +43,12 @@ def judge_pairs(judges:list, # evaluators
     encoders = [{str(i): e for i, e in enumerate(dict.fromkeys(side))} for side in ([visual, *(j.visual for j in asked.values())], [text, *(j.text for j in asked.values())])]
     found, first = encode_pairs(images, texts, *encoders, folder, precision=precision, **options), processes().is_main_process
     def of(side, encoder): return next(found[side][name] for name, e in encoders[side].items() if e is encoder)
-    [described] = broadcast_object_list([{i: j.describe(of(0, j.visual)) for i, j in asked.items()} if first else None])
+    [described] = broadcast_object_list([{i: distinct(j.describe(of(0, j.visual))) for i, j in asked.items()} if first else None])
     def read(i, some): return encode_texts(some, dict(all=asked[i].text), Path(folder)/f'described-{i}-{key_of(some)}', precision)['all']
-    vectors = {i: read(i, list(dict.fromkeys(d))) for i, d in described.items() if d is not None}
+    vectors = {i: [(read(i, some), rows) for some, rows in d] for i, d in described.items()}
     if not first: return
     def score(i, judge):
-        if i in asked: return judge.compare(of(0, judge.visual), of(1, judge.text), texts, *each_once(lambda _: vectors[i], described[i]))
+        if i in asked: return judge.compare(of(0, judge.visual), of(1, judge.text), texts, *(x[rows] for x, rows in vectors[i]))
         with autocast(precision): return judge.score(images, texts)
     return [map_scores(score(i, j), mapping or getattr(j, 'mapping', 'raw')) for i, j in enumerate(judges)], of(0, visual), of(1, text)
 

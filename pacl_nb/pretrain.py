@@ -59,7 +59,8 @@ class PACL(nn.Module):
         super().train(mode)
         self.visual.eval() # dropout and stochastic depth of its own would be drawn anew in every chunk and process
         if not self.norms_frozen:
-            for m in (m for stage in self.upper() for m in batch_norms(stage)): m.train(mode)
+            for stage in self.upper():
+                for m in batch_norms(stage): m.train(mode)
         return self
 
     def from_lower(self, x): # what `lower` made of images -> features [n,d]

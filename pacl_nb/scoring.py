@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ROWS', 'BASIC_WORDS', 'PLEASANT', 'UNPLEASANT', 'MAPPINGS', 'VOCABULARY', 'fold_of', 'components', 'Moments',
            'RidgeMaps', 'Folded', 'fold_features', 'cross_fit', 'predict_folds', 'total', 'percentile_of_partner',
-           'Evaluator', 'each_once', 'Bridge', 'BridgeFactual', 'centred_', 'centred', 'emotion_profile',
-           'basic_groups', 'without', 'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below',
-           'map_scores', 'Clip', 'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip',
-           'read_anps', 'ANPEmotional']
+           'Evaluator', 'distinct', 'Bridge', 'BridgeFactual', 'centred_', 'centred', 'emotion_profile', 'basic_groups',
+           'without', 'BridgeEmotional', 'basic_emotions', 'vader', 'BridgeSentiment', 'share_below', 'map_scores',
+           'Clip', 'from_open_clip', 'from_transformers', 'load_clip', 'CLIPFactual', 'random_clip', 'read_anps',
+           'ANPEmotional']
 
 # %% ../nbs/04_scoring.ipynb #5bae05a6
 import difflib, hashlib, re
@@ -198,15 +198,15 @@ class Evaluator:
                )->np.ndarray: # [n]
         raise NotImplementedError
     def score(self, images, texts)->np.ndarray:
-        visual = encode_images(self.visual, images)
-        return self.compare(visual, self.text.encode(list(texts)), list(texts), *each_once(self.text.encode, self.describe(visual)))
+        visual, texts = encode_images(self.visual, images), list(texts)
+        described = [self.text.encode(some)[rows] for some, rows in distinct(self.describe(visual))]
+        return self.compare(visual, self.text.encode(texts), texts, *described)
 
-def each_once(encode, # list of strings -> [k, m]
-              described:list|None)->list: # of nothing, or of vectors [n, m]
-    "Equal descriptions are encoded once"
+def distinct(described:list|None)->list: # of nothing, or of one pair: different strings, and for each of n which of them it is
+    "What has to be encoded so that equal descriptions are encoded once"
     if described is None: return []
     place = {d: i for i, d in enumerate(dict.fromkeys(described))}
-    return [encode(list(place))[[place[d] for d in described]]]
+    return [(list(place), [place[d] for d in described])]
 
 class Bridge(Evaluator):
     "Learns from the pairs which it judges, cross-fitted"
